@@ -1,0 +1,237 @@
+"""What every experiment needs: restartable stages, changed settings, the finished record."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import hashlib
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from lmc_lessons.datasets import Dataset
+from lmc_lessons.models import Params
+from lmc_lessons.results import Claim, Result, code_hash, dump, peak_memory_mb, write_atomically
+
+Config = TypeVar("Config")
+LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
+
+
+class Stages:
+    """Restartable units of work: each is done once, and what it gave is kept on disk.
+
+    A run that was killed and is started again finds every finished stage, and does only what is
+    left. Without a folder nothing is kept.
+    """
+
+    def __init__(self, folder: Path | None, config: Any, *, progress: bool = False) -> None:
+        """Open the stages of one configuration.
+
+        Args:
+            folder: Where partial work lies; stages of another configuration or code are not reused.
+            config: The configuration; part of the folder's name.
+            progress: Whether to name each stage as it runs.
+        """
+        self.folder = folder / config_hash(config) if folder else None
+        self.progress = progress
+        self.seconds = 0.0
+
+    def tensors(self, name: str, compute: Callable[[Path | None], Params]) -> Params:
+        """A stage that gives tensors, such as a training.
+
+        Args:
+            name: Name of the stage, unique in the run.
+            compute: Does the work; it is given a path for checkpoints of its own, or None.
+
+        Returns:
+            Tensors by name.
+        """
+        if self.folder is None:
+            return self._timed(name, lambda: compute(None))
+        path = self.folder / f"{name}.safetensors"
+        if path.is_file():
+            self.seconds += json.loads(path.with_suffix(".json").read_text())
+            return load_file(path)
+        checkpoint = self.folder / f"{name}.checkpoint"
+        before = self.seconds
+        tensors = self._timed(name, lambda: compute(checkpoint))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path.with_suffix(".json"), json.dumps(self.seconds - before))
+        part = path.with_suffix(".tmp")
+        save_file({key: value.contiguous() for key, value in tensors.items()}, part)
+        part.replace(path)
+        checkpoint.unlink(missing_ok=True)
+        return tensors
+
+    def numbers(self, name: str, compute: Callable[[], Any]) -> Any:
+        """A stage that gives plain data, such as a measurement.
+
+        Args:
+            name: Name of the stage, unique in the run.
+            compute: Does the work; gives what JSON can hold.
+
+        Returns:
+            The data, as JSON gives them back.
+        """
+        path = self.folder / f"{name}.numbers.json" if self.folder else None
+        if path is not None and path.is_file():
+            kept = json.loads(path.read_text())
+            self.seconds += kept["seconds"]
+            return kept["data"]
+        before = self.seconds
+        data = json.loads(json.dumps(self._timed(name, compute)))
+        if path is not None:
+            kept = {"seconds": self.seconds - before, "data": data}
+            write_atomically(path, json.dumps(kept))
+        return data
+
+    def _timed(self, name: str, compute: Callable[[], Any]) -> Any:
+        if self.progress:
+            tqdm.write(f"  {name}")
+        start = time.perf_counter()
+        outcome = compute()
+        self.seconds += time.perf_counter() - start
+        return outcome
+
+    def clear(self) -> None:
+        """Remove the partial work, once the result is safely written."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def one_thread(enabled: bool = True) -> Iterator[None]:
+    """Run a block on one CPU thread, so that its numbers do not depend on the number of cores.
+
+    Args:
+        enabled: Whether to do so; otherwise the block runs as it would.
+    """
+    before = torch.get_num_threads()
+    if enabled:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def config_hash(config: Any) -> str:
+    """Hash of a configuration and of the code that would run it.
+
+    Args:
+        config: A dataclass instance.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    text = repr(config) + code_hash([type(config).__module__])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def finish(
+    lesson: str,
+    config: Any,
+    *,
+    stages: Stages,
+    metrics: Mapping[str, Sequence[float]],
+    series: Mapping[str, Any],
+    claims: Sequence[Claim],
+    datasets: Sequence[Dataset],
+    device: str,
+) -> Result:
+    """Turn measurements into a result: decide the claims, and record what made it.
+
+    Args:
+        lesson: Slug of the lesson.
+        config: The frozen configuration, with fields ``preset`` and ``seeds``.
+        stages: The stages of the run, for its time.
+        metrics: Name to one number per seed.
+        series: Name to ``Series``.
+        claims: The lesson's claims.
+        datasets: Data sets used.
+        device: Where the run took place.
+
+    Returns:
+        The result, ready to be saved.
+    """
+    result = Result(
+        lesson=lesson,
+        preset=config.preset,
+        config=json.loads(json.dumps(dataclasses.asdict(config))),
+        seeds=list(config.seeds),
+        metrics={name: [float(v) for v in values] for name, values in metrics.items()},
+        series=dict(series),
+        datasets={d.name: {"variant": d.variant, "sha256": d.sha256} for d in datasets},
+        device=device,
+        seconds=stages.seconds,
+        peak_memory_mb=peak_memory_mb(),
+        versions={"python": platform.python_version()}
+        | {n: metadata.version(n) for n in LIBRARIES},
+        code=code_hash([type(config).__module__]),
+    )
+    result = Result.from_json(json.loads(dump(result.to_json())))  # decide on the numbers as stored
+    result.claims = [claim.decide(result) for claim in claims]
+    return result
+
+
+def override(config: Config, settings: Sequence[str]) -> Config:
+    """Change settings of a frozen configuration by ``KEY=VALUE`` texts.
+
+    Args:
+        config: A dataclass instance; nested ones are reached by dots, as in ``train.epochs=2``.
+        settings: Texts such as ``seeds=(0,1)`` or ``model.width=16``.
+
+    Returns:
+        A changed copy.
+
+    Raises:
+        ValueError: If a text has no ``=``, a key does not exist, or a value is of the wrong type;
+            the message says what was given and what is allowed.
+    """
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set needs KEY=VALUE, got {setting!r}")
+        config = _set(config, key.strip().split("."), text.strip(), key.strip())
+    return config
+
+
+def _set(config: Any, path: list[str], text: str, key: str) -> Any:
+    names = [field.name for field in dataclasses.fields(config)]
+    if path[0] not in names:
+        raise ValueError(f"no setting {key!r}, allowed here: {', '.join(names)}")
+    old = getattr(config, path[0])
+    if dataclasses.is_dataclass(old):
+        if len(path) == 1:
+            inner = ", ".join(f"{key}.{field.name}" for field in dataclasses.fields(old))
+            raise ValueError(f"{key!r} is a group of settings, set one of: {inner}")
+        return dataclasses.replace(config, **{path[0]: _set(old, path[1:], text, key)})
+    if len(path) > 1:
+        raise ValueError(f"{'.'.join(path[:1])!r} has no settings below it, got {key!r}")
+    return dataclasses.replace(config, **{path[0]: _parsed(text, old, key)})
+
+
+def _parsed(text: str, old: Any, key: str) -> Any:
+    """Read a value as the kind that the setting has now."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(old, tuple):
+        value = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if old is not None and type(value) is not type(old):
+        kind = type(old).__name__
+        raise ValueError(f"{key} must be of type {kind} (now {old!r}), got {text!r}")
+    return value

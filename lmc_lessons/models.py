@@ -1,0 +1,380 @@
+"""The architectures of the book, as plain modules whose parameters are handled as data.
+
+An ``nn.Module`` here is only an architecture. Parameters and buffers travel beside it as a
+dictionary from names to tensors (``Params``), so permuting, interpolating, perturbing and stacking
+networks need no special classes: ``predict(model, params, x)`` runs the architecture with whatever
+is in the dictionary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional as F
+
+Params = dict[str, Tensor]
+Architecture = Literal["mlp", "cnn", "vgg", "resnet"]
+Norm = Literal["none", "batch", "layer"]
+
+VGG_LAYERS: dict[int, tuple[int | str, ...]] = {
+    11: (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool"),
+    16: (
+        *(64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool"),
+        *(512, 512, 512, "pool", 512, 512, 512, "pool"),
+    ),
+}
+RESNET_STAGES: dict[int, tuple[tuple[int, int], ...]] = {  # (channels, blocks) per stage
+    18: ((64, 2), (128, 2), (256, 2), (512, 2)),
+    20: ((16, 3), (32, 3), (64, 3)),
+}
+ALLOWED_DEPTHS = {"vgg": tuple(VGG_LAYERS), "resnet": tuple(RESNET_STAGES)}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which architecture to build.
+
+    Attributes:
+        architecture: ``mlp``, ``cnn`` (small, for 8x8 to 32x32 images), ``vgg`` or ``resnet``.
+        input_shape: Shape of one input, such as (1, 8, 8) or (30,).
+        classes: Number of classes.
+        width: Units per hidden layer of an ``mlp``; channels of the first layer of a ``cnn``;
+            a multiplier on the published channels of a ``vgg`` or ``resnet``.
+        depth: Hidden layers of an ``mlp``; 11 or 16 for ``vgg``; 18 or 20 for ``resnet``; ignored
+            by ``cnn``.
+        norm: Normalisation after each hidden linear map.
+    """
+
+    architecture: Architecture = "mlp"
+    input_shape: tuple[int, ...] = (1, 8, 8)
+    classes: int = 10
+    width: int = 128
+    depth: int = 3
+    norm: Norm = "none"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built, naming what is allowed."""
+        for name, allowed in (("architecture", get_args(Architecture)), ("norm", get_args(Norm))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}, allowed: {', '.join(allowed)}"
+                )
+        for name in ("width", "classes", "depth"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        depths = ALLOWED_DEPTHS.get(self.architecture)
+        if depths and self.depth not in depths:
+            raise ValueError(f"{self.architecture} has depth {self.depth}, allowed: {depths}")
+        if self.architecture != "mlp" and len(self.input_shape) != 3:
+            raise ValueError(
+                f"{self.architecture} needs images of shape (channels, height, width), "
+                f"got input_shape {self.input_shape}"
+            )
+
+
+class ChannelLayerNorm(nn.Module):
+    """Layer normalisation over the channels of each pixel: (N, C, H, W) -> (N, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        """Scale and shift per channel, starting at one and zero."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise every pixel's channels."""
+        last = F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias)
+        return last.movedim(-1, 1)
+
+
+def norm_layer(norm: Norm, channels: int, *, image: bool) -> nn.Module:
+    """The normalisation of a layer with that many channels (images) or units."""
+    if norm == "none":
+        return nn.Identity()
+    if norm == "batch":
+        return nn.BatchNorm2d(channels) if image else nn.BatchNorm1d(channels)
+    return ChannelLayerNorm(channels) if image else nn.LayerNorm(channels)
+
+
+class MLP(nn.Module):
+    """A ReLU network: flatten, ``depth`` hidden layers of equal width, then the class logits."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build the layers that ``config`` asks for."""
+        super().__init__()
+        inputs = 1
+        for length in config.input_shape:
+            inputs *= length
+        sizes = [inputs] + [config.width] * config.depth
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.norms = nn.ModuleList(norm_layer(config.norm, size, image=False) for size in sizes[1:])
+        self.output = nn.Linear(sizes[-1], config.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Inputs (N, ...) to logits (N, classes)."""
+        x = x.flatten(1)
+        for linear, norm in zip(self.hidden, self.norms, strict=True):
+            x = F.relu(norm(linear(x)))
+        return self.output(x)
+
+
+class CNN(nn.Module):
+    """Two convolutions with pooling and one hidden linear layer: a VGG in small."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build the layers that ``config`` asks for."""
+        super().__init__()
+        channels, height, width = config.input_shape
+        first, second = config.width, 2 * config.width
+        self.conv1 = nn.Conv2d(channels, first, 3, padding=1)
+        self.norm1 = norm_layer(config.norm, first, image=True)
+        self.conv2 = nn.Conv2d(first, second, 3, padding=1)
+        self.norm2 = norm_layer(config.norm, second, image=True)
+        self.pool = nn.MaxPool2d(2)
+        self.hidden = nn.Linear(second * (height // 4) * (width // 4), 4 * config.width)
+        self.output = nn.Linear(4 * config.width, config.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to logits (N, classes)."""
+        x = self.pool(F.relu(self.norm1(self.conv1(x))))
+        x = self.pool(F.relu(self.norm2(self.conv2(x))))
+        x = F.relu(self.hidden(x.flatten(1)))
+        return self.output(x)
+
+
+class VGG(nn.Module):
+    """VGG for 32x32 images: 3x3 convolutions and pooling, one linear layer at the end."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build the layers that ``config`` asks for."""
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = config.input_shape[0]
+        for entry in VGG_LAYERS[config.depth]:
+            if isinstance(entry, str):
+                layers.append(nn.MaxPool2d(2))
+                continue
+            out = entry * config.width
+            layers += [nn.Conv2d(channels, out, 3, padding=1)]
+            layers += [norm_layer(config.norm, out, image=True), nn.ReLU()]
+            channels = out
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.output = nn.Linear(channels, config.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, 32, 32) to logits (N, classes)."""
+        return self.output(self.pool(self.features(x)).flatten(1))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions added to their input (a 1x1 convolution of it where shapes change)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: Norm) -> None:
+        """Build one block."""
+        super().__init__()
+        bias = norm == "none"
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=bias)
+        self.norm1 = norm_layer(norm, outputs, image=True)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
+        self.norm2 = norm_layer(norm, outputs, image=True)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=bias),
+                norm_layer(norm, outputs, image=True),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+        branch = F.relu(self.norm1(self.conv1(x)))
+        branch = self.norm2(self.conv2(branch))
+        return F.relu(branch + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Residual network for 32x32 images (no stem pooling): ResNet-20 or ResNet-18."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build the layers that ``config`` asks for."""
+        super().__init__()
+        stages = RESNET_STAGES[config.depth]
+        channels = stages[0][0] * config.width
+        self.conv = nn.Conv2d(
+            config.input_shape[0], channels, 3, padding=1, bias=config.norm == "none"
+        )
+        self.norm = norm_layer(config.norm, channels, image=True)
+        blocks = []
+        for stage, (base, count) in enumerate(stages):
+            for block in range(count):
+                stride = 2 if stage > 0 and block == 0 else 1
+                blocks.append(BasicBlock(channels, base * config.width, stride, config.norm))
+                channels = base * config.width
+        self.blocks = nn.Sequential(*blocks)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.output = nn.Linear(channels, config.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to logits (N, classes)."""
+        x = self.blocks(F.relu(self.norm(self.conv(x))))
+        return self.output(self.pool(x).flatten(1))
+
+
+def build(config: ModelConfig) -> nn.Module:
+    """The architecture that a config describes; its random initial values do not matter.
+
+    Args:
+        config: What to build.
+
+    Returns:
+        A module that maps (N, *input_shape) to logits (N, classes).
+
+    Taught in: book/start
+    """
+    kinds: dict[str, type[nn.Module]] = {"mlp": MLP, "cnn": CNN, "vgg": VGG, "resnet": ResNet}
+    return kinds[config.architecture](config)
+
+
+def initial(config: ModelConfig, seed: int) -> Params:
+    """Freshly drawn parameters and buffers, decided by the seed alone.
+
+    Args:
+        config: What to build.
+        seed: Any integer; the global random state is left as it was.
+
+    Returns:
+        Parameters and buffers by name.
+
+    Taught in: book/start
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return state(build(config))
+
+
+def state(model: nn.Module) -> Params:
+    """A copy of a module's parameters and buffers, as data.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        Parameters and buffers by name, detached from the module.
+    """
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def parameter_names(model: nn.Module) -> tuple[str, ...]:
+    """Names of what training changes; the rest of the state are buffers.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        Names in the model's own order.
+    """
+    return tuple(name for name, _ in model.named_parameters())
+
+
+def predict(model: nn.Module, params: Params, x: Tensor) -> Tensor:
+    """Run an architecture with given parameters.
+
+    Args:
+        model: Architecture, in train or eval mode as the caller wants it.
+        params: Parameters and buffers by name.
+        x: Inputs of shape (N, ...).
+
+    Returns:
+        Logits of shape (N, classes).
+
+    Taught in: book/start
+    """
+    return functional_call(model, params, (x,))
+
+
+def stack(many: list[Params]) -> Params:
+    """Stack S networks of one architecture along a new leading axis.
+
+    Args:
+        many: S dictionaries with the same names and shapes.
+
+    Returns:
+        One dictionary whose tensors have shape (S, ...).
+    """
+    return {name: torch.stack([params[name] for params in many]) for name in many[0]}
+
+
+def unstack(stacked: Params) -> list[Params]:
+    """The inverse of ``stack``.
+
+    Args:
+        stacked: Tensors of shape (S, ...).
+
+    Returns:
+        S dictionaries.
+    """
+    count = len(next(iter(stacked.values())))
+    return [{name: tensor[s] for name, tensor in stacked.items()} for s in range(count)]
+
+
+def predict_stacked(model: nn.Module, stacked: Params, x: Tensor) -> Tensor:
+    """Run S networks of one architecture at once, each on its own inputs.
+
+    An ``MLP`` runs as batched matrix products, which gives bit for bit what S single runs give; any
+    other architecture runs through ``torch.func.vmap``.
+
+    Args:
+        model: Architecture.
+        stacked: Parameters and buffers of shape (S, ...).
+        x: Inputs of shape (S, N, ...).
+
+    Returns:
+        Logits of shape (S, N, classes).
+    """
+    if isinstance(model, MLP):
+        return _stacked_mlp(model, stacked, x)
+    if len(x) == 1:
+        return predict(model, {name: t[0] for name, t in stacked.items()}, x[0]).unsqueeze(0)
+    run = vmap(lambda params, inputs: functional_call(model, params, (inputs,)))
+    return run(stacked, x)
+
+
+def _stacked_mlp(model: MLP, stacked: Params, x: Tensor) -> Tensor:
+    def linear(name: str, inputs: Tensor) -> Tensor:  # (S, N, in) -> (S, N, out)
+        bias = stacked[f"{name}.bias"].unsqueeze(1)
+        return torch.baddbmm(bias, inputs, stacked[f"{name}.weight"].mT)
+
+    x = x.flatten(2)
+    for k, norm in enumerate(model.norms):
+        x = linear(f"hidden.{k}", x)
+        own = {name: stacked[f"norms.{k}.{name}"] for name in norm.state_dict()}
+        if isinstance(norm, nn.LayerNorm):
+            x = F.layer_norm(x, norm.normalized_shape, eps=norm.eps)
+            x = x * own["weight"].unsqueeze(1) + own["bias"].unsqueeze(1)
+        elif isinstance(norm, nn.BatchNorm1d):
+            x = _stacked_batchnorm(norm, own, x)
+        x = F.relu(x)
+    return linear("output", x)
+
+
+def _stacked_batchnorm(norm: nn.BatchNorm1d, own: Params, x: Tensor) -> Tensor:
+    """BatchNorm of S networks as one with S times the units: (S, N, units) -> (S, N, units)."""
+    wide = x.movedim(0, 1).flatten(1)  # (N, S * units)
+    wide = F.batch_norm(
+        wide,
+        own["running_mean"].view(-1),  # views, so the running statistics are updated in place
+        own["running_var"].view(-1),
+        own["weight"].flatten(),
+        own["bias"].flatten(),
+        norm.training,
+        norm.momentum or 0.1,
+        norm.eps,
+    )
+    if norm.training:
+        own["num_batches_tracked"].add_(1)
+    return wide.unflatten(1, (x.shape[0], x.shape[2])).movedim(1, 0)

@@ -1,0 +1,1 @@
+"""What turns the package into a book: checks, figures, predictions, execution and editions."""

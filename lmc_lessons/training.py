@@ -1,0 +1,426 @@
+"""Train one network or many seeds at once, with one loop for every lesson.
+
+Seeds are a leading axis: S networks of one architecture are one set of tensors of shape (S, ...),
+and one program trains them all. In exact mode every network is, bit for bit, what a run of its own
+would give on one thread; fast mode fuses the optimiser and agrees to rounding. A loss is any
+callable ``loss(predict, x, y) -> (S,)``, so adversarial training is a loss and not another loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from lmc_lessons.datasets import Dataset
+from lmc_lessons.models import (
+    ModelConfig,
+    Params,
+    build,
+    initial,
+    parameter_names,
+    predict_stacked,
+    stack,
+)
+
+Predict = Callable[[Tensor], Tensor]
+Loss = Callable[[Predict, Tensor, Tensor], Tensor]
+Optimizer = Literal["adam", "adamw", "sgd"]
+Schedule = Literal["constant", "cosine", "linear", "one-cycle"]
+Augmentation = Literal["none", "flip-crop"]
+Precision = Literal["float32", "bfloat16"]
+DATA_ORDER, AUGMENTATION, LABEL_NOISE = 1, 2, 3  # independent random streams of one seed
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: the loss is no longer finite, or a checkpoint does not fit."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes:
+        epochs: Passes over the training data.
+        batch_size: Samples per step and seed; an incomplete last batch is dropped.
+        optimizer: ``adam``, ``adamw`` or ``sgd``.
+        learning_rate: The peak of the schedule.
+        momentum: For ``sgd`` only.
+        weight_decay: L2 penalty (``adam``, ``sgd``) or decoupled decay (``adamw``) per step.
+        schedule: ``constant``, or after the warm-up down to zero by ``cosine`` or ``linear``;
+            ``one-cycle`` rises linearly for 30 % of all steps, then falls linearly to zero.
+        warmup_epochs: Epochs of linear rise from zero (not for ``one-cycle``).
+        label_noise: Fraction of training labels replaced by another class, in [0, 1).
+        augmentation: ``flip-crop``: random mirror image and shift by up to 4 pixels.
+        fast: Use the fused optimiser; equal to exact mode only up to rounding.
+        precision: ``bfloat16`` runs the network under autocast.
+        channels_last: Memory layout of images, faster on GPUs.
+        compile: Compile the network with ``torch.compile``.
+    """
+
+    epochs: int = 60
+    batch_size: int = 64
+    optimizer: Optimizer = "adam"
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Schedule = "constant"
+    warmup_epochs: float = 0.0
+    label_noise: float = 0.0
+    augmentation: Augmentation = "none"
+    fast: bool = False
+    precision: Precision = "float32"
+    channels_last: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse settings that make no sense, naming what is allowed."""
+        choices = {
+            "optimizer": Optimizer,
+            "schedule": Schedule,
+            "augmentation": Augmentation,
+            "precision": Precision,
+        }
+        for name, kind in choices.items():
+            if getattr(self, name) not in get_args(kind):
+                allowed = ", ".join(get_args(kind))
+                raise ValueError(f"{name} is {getattr(self, name)!r}, allowed: {allowed}")
+        if self.epochs < 0 or self.batch_size < 1:
+            raise ValueError(
+                f"epochs must be >= 0 and batch_size >= 1, got {self.epochs}, {self.batch_size}"
+            )
+        if self.learning_rate <= 0 or self.weight_decay < 0 or not 0 <= self.label_noise < 1:
+            raise ValueError(
+                "learning_rate must be > 0, weight_decay >= 0 and label_noise in [0, 1), got "
+                f"{self.learning_rate}, {self.weight_decay}, {self.label_noise}"
+            )
+
+
+@dataclass(frozen=True)
+class Training:
+    """What training gave.
+
+    Attributes:
+        params: Parameters and buffers of shape (S, ...), in the order of ``seeds``.
+        seeds: The seeds.
+        loss: Mean training loss of every epoch, shape (S, epochs), in the loss's unit.
+        snapshots: Epoch to a copy of ``params`` after that epoch (0: before the first step).
+    """
+
+    params: Params
+    seeds: tuple[int, ...]
+    loss: Tensor
+    snapshots: dict[int, Params]
+
+
+def cross_entropy(predict: Predict, x: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy of each seed's batch.
+
+    Args:
+        predict: Maps inputs (S, B, ...) to logits (S, B, classes).
+        x: Inputs of shape (S, B, ...).
+        y: Labels of shape (S, B).
+
+    Returns:
+        One loss per seed, shape (S,), in nats.
+
+    Taught in: book/start
+    """
+    logits = predict(x)
+    return (
+        F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)
+    )
+
+
+def generator(seed: int, *stream: int) -> torch.Generator:
+    """An independent random stream for a seed and a purpose.
+
+    Args:
+        seed: The seed.
+        stream: Integers that name the purpose, such as ``DATA_ORDER`` and the epoch.
+
+    Returns:
+        A CPU generator; streams of different names are statistically independent.
+    """
+    word = np.random.SeedSequence((seed, *stream)).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(word >> 1))
+
+
+def train(
+    model_config: ModelConfig,
+    data: Dataset,
+    seeds: Sequence[int],
+    config: TrainConfig = TrainConfig(),
+    *,
+    loss: Loss = cross_entropy,
+    start: Params | None = None,
+    snapshots: Sequence[int] = (),
+    device: str | torch.device = "cpu",
+    progress: str = "",
+    checkpoint: Path | None = None,
+) -> Training:
+    """Train one network per seed, all in one program.
+
+    A seed decides the initial values, the order of the data, the augmentation and the noisy labels,
+    each through a random stream of its own that depends on the epoch only. So training that was cut
+    off and resumed from ``checkpoint`` gives the same numbers as training that was not.
+
+    Args:
+        model_config: Architecture.
+        data: Data set; only its training part is used.
+        seeds: S different seeds.
+        config: How to train.
+        loss: Maps (predict, x, y) to one loss per seed.
+        start: Parameters of shape (S, ...) to start from instead of fresh ones.
+        snapshots: Epochs whose parameters to keep as well; 0 means before the first step.
+        device: Where to train; the result comes back on the CPU.
+        progress: Label of a progress bar; none is shown when empty.
+        checkpoint: File written after every epoch and resumed from when it exists.
+
+    Returns:
+        Trained parameters, training loss per epoch, and snapshots.
+
+    Raises:
+        ValueError: If there are no seeds or no training samples.
+        TrainingError: If the loss stops being finite, or the checkpoint is of another run.
+
+    Taught in: book/start
+    """
+    if not seeds:
+        raise ValueError("train needs at least one seed, got none")
+    if len(data.train_x) == 0:
+        raise ValueError(f"train needs data, but {data.name} has no training samples")
+    run = _Run(model_config, data, tuple(seeds), config, loss, start, torch.device(device))
+    kept = {0: run.copy()} if 0 in snapshots else {}
+    history = torch.zeros(len(seeds), config.epochs)
+    first = 0
+    if checkpoint is not None and checkpoint.is_file():
+        first = run.load(checkpoint, kept, history)
+    epochs = range(first, config.epochs)
+    for epoch in tqdm(epochs, desc=progress, disable=not progress, unit="epoch", leave=False):
+        history[:, epoch] = run.epoch(epoch)
+        if not torch.isfinite(history[:, epoch]).all():
+            bad = [
+                s
+                for s, value in zip(seeds, history[:, epoch], strict=True)
+                if not math.isfinite(value)
+            ]
+            raise TrainingError(f"training diverged: loss of seeds {bad} not finite, epoch {epoch}")
+        if epoch + 1 in snapshots:
+            kept[epoch + 1] = run.copy()
+        if checkpoint is not None:
+            run.save(checkpoint, epoch + 1, kept, history)
+    return Training(run.copy(), tuple(seeds), history, kept)
+
+
+class _Run:
+    """The state of one training: parameters, buffers, optimiser, data on the device."""
+
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        data: Dataset,
+        seeds: tuple[int, ...],
+        config: TrainConfig,
+        loss: Loss,
+        start: Params | None,
+        device: torch.device,
+    ) -> None:
+        self.config, self.seeds, self.loss, self.device = config, seeds, loss, device
+        self.model = build(model_config).train().to(device)
+        names = parameter_names(self.model)
+        values = start or stack([initial(model_config, seed) for seed in seeds])
+        values = {name: tensor.to(device, copy=True) for name, tensor in values.items()}
+        self.params = {name: values[name].requires_grad_() for name in names}
+        self.buffers = {name: tensor for name, tensor in values.items() if name not in names}
+        self.optimizer = _optimizer(list(self.params.values()), config)
+        self.x = data.train_x.to(device)
+        self.y = torch.stack([noisy_labels(data, config.label_noise, s) for s in seeds]).to(device)
+        self.batch = min(config.batch_size, len(self.x))
+        self.steps = len(self.x) // self.batch
+        self.identity = _identity(model_config, data, seeds, config)
+        self.predict: Predict = torch.compile(self._run) if config.compile else self._run
+
+    def _run(self, x: Tensor) -> Tensor:
+        return predict_stacked(self.model, {**self.params, **self.buffers}, x)
+
+    def epoch(self, epoch: int) -> Tensor:
+        """One pass over the data; returns the mean loss per seed."""
+        n = len(self.x)
+        orders = torch.stack(
+            [torch.randperm(n, generator=generator(s, DATA_ORDER, epoch)) for s in self.seeds]
+        ).to(self.device)
+        streams = [generator(s, AUGMENTATION, epoch) for s in self.seeds]
+        total = torch.zeros(len(self.seeds), device=self.device)
+        rows = torch.arange(len(self.seeds), device=self.device).unsqueeze(1)
+        for step in range(self.steps):
+            index = orders[:, step * self.batch : (step + 1) * self.batch]
+            factor = schedule_factor(self.config, epoch * self.steps + step, self.steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * factor
+            total += self._step(self._images(index, streams), self.y[rows, index])
+        return (total / self.steps).cpu()
+
+    def _images(self, index: Tensor, streams: list[torch.Generator]) -> Tensor:
+        x = self.x[index]  # (S, B, ...)
+        if self.config.augmentation == "flip-crop":
+            x = torch.stack([flip_crop(part, g) for part, g in zip(x, streams, strict=True)])
+        if self.config.channels_last:
+            flat = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            x = flat.unflatten(0, x.shape[:2])
+        return x
+
+    def _step(self, x: Tensor, y: Tensor) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            losses = self.loss(self.predict, x, y)
+        losses.sum().backward()
+        self.optimizer.step()
+        return losses.detach().float()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        if self.config.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def copy(self) -> Params:
+        """The present parameters and buffers, on the CPU."""
+        both = {**self.params, **self.buffers}
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in both.items()}
+
+    def save(self, path: Path, epochs: int, kept: dict[int, Params], history: Tensor) -> None:
+        """Write everything needed to go on after ``epochs``, atomically."""
+        tensors = {f"state/{name}": tensor for name, tensor in self.copy().items()}
+        for epoch, params in kept.items():
+            tensors |= {f"kept/{epoch}/{name}": tensor for name, tensor in params.items()}
+        for index, parameter in enumerate(self.params.values()):
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer/{index}/{key}"] = torch.as_tensor(value).detach().cpu()
+        tensors["loss"] = history
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".tmp")
+        meta = {"epochs": str(epochs), "run": self.identity}
+        save_file({k: t.contiguous() for k, t in tensors.items()}, part, metadata=meta)
+        part.replace(path)
+
+    def load(self, path: Path, kept: dict[int, Params], history: Tensor) -> int:
+        """Go back to a checkpoint; returns how many epochs it has seen."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                meta = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise TrainingError(f"{path.name} is not a checkpoint: {error}") from error
+        if meta.get("run") != self.identity:
+            raise TrainingError(f"{path.name} is a checkpoint of another run; remove it or its run")
+        parameters = list(self.params.values())
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                kind, _, rest = name.partition("/")
+                if kind == "state":
+                    {**self.params, **self.buffers}[rest].copy_(tensor)
+                elif kind == "optimizer":
+                    index, key = rest.split("/")
+                    where = "cpu" if key == "step" and not self.config.fast else self.device
+                    self.optimizer.state[parameters[int(index)]][key] = tensor.to(where)
+                elif kind == "kept":
+                    epoch, _, key = rest.partition("/")
+                    kept.setdefault(int(epoch), {})[key] = tensor
+        history.copy_(tensors["loss"])
+        return int(meta["epochs"])
+
+
+def _identity(
+    model_config: ModelConfig, data: Dataset, seeds: tuple[int, ...], config: TrainConfig
+) -> str:
+    plain = (dataclasses.asdict(model_config), dataclasses.asdict(config), seeds, data.sha256)
+    return hashlib.sha256(repr(plain).encode()).hexdigest()[:16]
+
+
+def _optimizer(parameters: list[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
+    shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.fast:
+        shared["fused"] = True
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=config.momentum, **shared)
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, **shared)
+
+
+def schedule_factor(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step, as a fraction of its peak.
+
+    Args:
+        config: Which schedule, warm-up and number of epochs.
+        step: Number of steps done before.
+        steps_per_epoch: Steps in one epoch.
+
+    Returns:
+        A factor in [0, 1].
+    """
+    total = max(1, config.epochs * steps_per_epoch)
+    rise = 0.3 * total if config.schedule == "one-cycle" else config.warmup_epochs * steps_per_epoch
+    if step < rise:
+        return (step + 1) / math.ceil(rise)
+    if config.schedule == "constant":
+        return 1.0
+    left = (total - step) / max(1.0, total - rise)
+    return (1 - math.cos(math.pi * left)) / 2 if config.schedule == "cosine" else left
+
+
+def noisy_labels(data: Dataset, fraction: float, seed: int) -> Tensor:
+    """Training labels of which a fixed share was replaced by another class.
+
+    Args:
+        data: Data set with N training labels.
+        fraction: Share of labels to replace, in [0, 1).
+        seed: Decides which labels, and by what.
+
+    Returns:
+        Labels of shape (N,); exactly ``round(fraction * N)`` of them are wrong.
+    """
+    labels = data.train_y.clone()
+    count = round(fraction * len(labels))
+    if count == 0:
+        return labels
+    stream = generator(seed, LABEL_NOISE)
+    chosen = torch.randperm(len(labels), generator=stream)[:count]
+    classes = len(data.class_names)
+    shift = torch.randint(1, classes, (count,), generator=stream)
+    labels[chosen] = (labels[chosen] + shift) % classes
+    return labels
+
+
+def flip_crop(x: Tensor, stream: torch.Generator, *, pad: int = 4) -> Tensor:
+    """Mirror half of the images and shift each by up to ``pad`` pixels (zeros come in).
+
+    Args:
+        x: Images of shape (N, C, H, W), on any device.
+        stream: CPU generator.
+        pad: Largest shift in pixels.
+
+    Returns:
+        Images of the same shape.
+    """
+    n, _, height, width = x.shape
+    draw = torch.randint(0, 2 * pad + 1, (2, n), generator=stream).to(x.device)
+    flip = (torch.rand(n, generator=stream) < 0.5).to(x.device)
+    rows = draw[0].view(n, 1) + torch.arange(height, device=x.device)
+    columns = torch.arange(width, device=x.device).expand(n, width)
+    columns = torch.where(flip.view(n, 1), columns.flip(1), columns) + draw[1].view(n, 1)
+    padded = F.pad(x, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
+    which = torch.arange(n, device=x.device).view(n, 1, 1)
+    return padded[which, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
