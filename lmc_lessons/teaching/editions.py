@@ -29,7 +29,10 @@ TAGS = frozenset({"setup", "predict", "exercise", "exercise-test", "solution", "
 #: What the theme and the site offer that would lead a student to the reader's page or its source.
 LEADS_TO_SOLUTIONS = ("launch_buttons", "repository")
 
-_NBGRADER = {"schema_version": 3, "task": False}
+#: Extensions that list the package's code, or need the address of the published site.
+LEFT_OUT = ("sphinx.ext.viewcode", "sphinxext.opengraph", "sphinx_sitemap")
+
+_NBGRADER: dict[str, object] = {"schema_version": 3, "task": False}
 _GRADER_CONFIG = '''"""Configuration of nbgrader for these assignments."""
 
 import os
@@ -133,8 +136,11 @@ def student_config(root: Path, vendor: str) -> str:
     for button in ("use_repository_button", "use_issues_button"):
         config["html"][button] = False
     config["title"] += " (student edition)"
-    config["sphinx"]["extra_extensions"].remove("sphinx.ext.viewcode")
-    config["sphinx"]["config"] |= {"lmc_executed": "executed", "lmc_vendor": vendor}
+    for name in LEFT_OUT:
+        config["sphinx"]["extra_extensions"].remove(name)
+    options = config["sphinx"]["config"].items()
+    kept = {name: value for name, value in options if not name.startswith(("ogp_", "sitemap_"))}
+    config["sphinx"]["config"] = kept | {"lmc_executed": "executed", "lmc_vendor": vendor}
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
 
@@ -192,12 +198,14 @@ def instructor_notebook(notebook: NotebookNode) -> NotebookNode:
 def _grading(cell: NotebookNode, number: int) -> dict[str, object]:
     """The metadata that tells nbgrader what a cell is."""
     known = f"{number}{cell.source}".encode()
-    base = _NBGRADER | {"grade_id": f"cell-{hashlib.sha256(known).hexdigest()[:12]}"}
+    base: dict[str, object] = _NBGRADER | {
+        "grade_id": f"cell-{hashlib.sha256(known).hexdigest()[:12]}"
+    }
     exercise = "exercise" in tags(cell)
     if exercise and cell.cell_type == "code":
         return base | {"grade": False, "solution": True, "locked": False}
     if exercise and points(cell):
-        task = {"grade": False, "solution": False, "locked": True, "task": True}
+        task: dict[str, object] = {"grade": False, "solution": False, "locked": True, "task": True}
         return base | task | {"points": points(cell)}
     if "exercise-test" in tags(cell):
         return base | {"grade": True, "solution": False, "locked": True, "points": points(cell)}

@@ -208,7 +208,7 @@ function chart(spec) {
     });
     const row = box.bottom + 36;
     const ends = spec.ends || [];
-    const room = box.right - box.left - 6.6 * (spec.xLabel.length + ends.join("").length) > 24;
+    const room = box.right - box.left - 6.6 * (spec.xLabel.length + ends.join("").length) > 10;
     if (room && ends.length) {
       parts.push(svg("text", { x: box.left - 4, y: row }, ends[0]));
       parts.push(svg("text", { x: box.right + 4, y: row, "text-anchor": "end" }, ends[1]));

@@ -1,0 +1,241 @@
+"""Checks of the exercises in the lesson on weight matching."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmc_lessons.connectivity.matching import activation_matching
+from lmc_lessons.connectivity.symmetry import find_symmetry, permute
+from lmc_lessons.datasets import Dataset
+from lmc_lessons.landscape import barrier, line
+from lmc_lessons.models import MLP, ModelConfig, Params
+from lmc_lessons.teaching.checks import Wrong, checker, require, require_number, require_tensor
+
+
+def _drawn(*shape: int) -> Tensor:
+    count = math.prod(shape)
+    stream = torch.Generator().manual_seed(count + 17 * len(shape))
+    return torch.randn(shape, generator=stream)
+
+
+def _check_reorder(reorder: Any) -> None:
+    """Reorder the hidden units of a network with one hidden layer."""
+    first, bias, second = _drawn(4, 3), _drawn(4), _drawn(2, 4)
+    order = torch.tensor([2, 0, 3, 1])
+    given = reorder(first, bias, second, order)
+    require(
+        isinstance(given, tuple) and len(given) == 3,
+        "return three tensors: weight 1, bias 1, weight 2",
+    )
+    back = torch.argsort(order)
+    require_tensor(
+        given[0],
+        first[order],
+        {
+            "weight 1 is unchanged: its rows belong to the hidden units": first,
+            "weight 1 is in the inverse order: position i gets unit order[i]": first[back],
+        },
+    )
+    require_tensor(
+        given[1],
+        bias[order],
+        {"the bias is unchanged: each hidden unit takes its bias along": bias},
+    )
+    require_tensor(
+        given[2],
+        second[:, order],
+        {
+            "weight 2 is unchanged: its columns read the hidden units, so they must follow": second,
+            "weight 2 is in the inverse order: columns follow the units, the same way": second[
+                :, back
+            ],
+        },
+    )
+
+
+def _check_barrier(own_barrier: Any) -> None:
+    """Height of the loss above the chord of the ends."""
+    positions, losses = [0.0, 0.25, 0.5, 0.75, 1.0], [0.1, 0.9, 1.0, 1.1, 0.9]
+    expected = barrier(positions, losses).maximum
+    mean = (losses[0] + losses[-1]) / 2
+    require_number(
+        own_barrier(positions, losses),
+        expected,
+        {
+            "that is the highest loss: subtract what the ends alone would give": max(losses),
+            "you subtracted the mean of the ends: the chord rises from L(0) to L(1)": max(losses)
+            - mean,
+            "you looked at the midpoint only: the maximum may lie elsewhere": losses[2] - mean,
+            "you subtracted the lower end: use the chord": max(losses) - losses[0],
+        },
+    )
+    low = own_barrier([0.0, 0.5, 1.0], [1.0, 0.2, 1.0])
+    require_number(
+        low,
+        0.0,
+        {"a path that never rises above its chord has barrier 0 (the ends lie on it)": -0.8},
+    )
+
+
+def _check_similarity(similarity: Any) -> None:
+    """Similarity matrix of the second hidden layer, given the permutations around it."""
+    weight_a, weight_b = _drawn(4, 3), _drawn(3, 4).T.contiguous() + 0.5
+    next_a, next_b = _drawn(5, 4), _drawn(4, 5).T.contiguous() - 0.3
+    bias_a, bias_b = _drawn(4), _drawn(2, 2).flatten()
+    before, after = torch.tensor([2, 0, 1]), torch.tensor([3, 1, 4, 0, 2])
+    incoming = weight_a @ weight_b[:, before].T
+    outgoing = next_a.T @ next_b[after]
+    biases = torch.outer(bias_a, bias_b)
+    expected = incoming + outgoing + biases
+    back = weight_a @ weight_b[:, torch.argsort(before)].T
+    undone = next_a.T @ next_b[torch.argsort(after)]
+    require_tensor(
+        similarity(weight_a, bias_a, next_a, weight_b, bias_b, next_b, before, after),
+        expected,
+        {
+            "the biases are missing: each pair of units adds the product of their biases": incoming
+            + outgoing,
+            "the next layer is missing: its columns read these units": incoming + biases,
+            "the transpose: rows are A's units, columns are B's": expected.T,
+            "the neighbours' permutations are missing": weight_a @ weight_b.T
+            + next_a.T @ next_b
+            + biases,
+            "a neighbour's permutation is inverted: position i holds unit before[i]": back
+            + undone
+            + biases,
+        },
+    )
+
+
+def _check_count(log10_orders: Any) -> None:
+    """How many networks compute the same function, as a power of ten."""
+    sizes = [512, 512, 512]
+    exact = sum(math.lgamma(n + 1) for n in sizes) / math.log(10)
+    require_number(
+        log10_orders(sizes),
+        exact,
+        {
+            "that is the natural logarithm: divide by log(10)": exact * math.log(10),
+            "that is one layer: the orders of different layers multiply": exact / 3,
+            "a layer of n units has n! orders, not n": sum(math.log10(n) for n in sizes),
+            "that is n^n: a permutation uses each unit once": sum(n * math.log10(n) for n in sizes),
+            "that is (n + n + n)!: units may only trade places within their layer": math.lgamma(
+                sum(sizes) + 1
+            )
+            / math.log(10),
+        },
+    )
+
+
+def _check_variance(variance_left: Any) -> None:
+    """Variance of the mixture of two equally variable units, relative to one unit's."""
+    for position, correlation in ((0.5, 0.4), (0.25, 0.4), (0.25, 1.0), (0.0, -0.5)):
+        squares = (1 - position) ** 2 + position**2
+        cross = 2 * position * (1 - position) * correlation
+        require_number(
+            variance_left(correlation, position),
+            squares + cross,
+            {
+                "the covariance term is missing": squares,
+                "that is the standard deviation: square it": math.sqrt(squares + cross),
+                "(1 + c) / 2 holds at the midpoint only": (1 + correlation) / 2,
+                "weights enter squared: Var(a X) = a^2 Var(X)": 1 + cross,
+            },
+        )
+
+
+def reference_inputs_needed(
+    a: Params, b: Params, data: Dataset, counts: tuple[int, ...]
+) -> dict[int, float]:
+    """Barrier after activation matching with only so many inputs: the reference of exercise 6.
+
+    Args:
+        a: Network A, an ``MLP`` without normalisation.
+        b: Network B.
+        data: Data set whose first training inputs are used to match, and whose test split to
+            measure.
+        counts: Numbers of inputs.
+
+    Returns:
+        Number of inputs to the test barrier over 11 positions.
+    """
+    model = _mlp_of(a, data)
+    symmetry = find_symmetry(model, data.train_x[:2])
+    positions = [k / 10 for k in range(11)]
+    found = {}
+    for count in counts:
+        moved = permute(symmetry, b, activation_matching(symmetry, a, b, data.train_x[:count]))
+        profile = line(model, a, moved, positions, data.test_x, data.test_y)
+        found[count] = barrier(positions, profile.loss).maximum
+    return found
+
+
+def _mlp_of(params: Params, data: Dataset) -> MLP:
+    depth = sum(name.startswith("hidden.") and name.endswith("weight") for name in params)
+    width = params["output.weight"].shape[1]
+    return MLP(ModelConfig("mlp", data.input_shape, data.classes, width, depth))
+
+
+def _check_inputs_needed(answer: Any) -> None:
+    """Barrier after activation matching by the number of inputs used for it."""
+    require(
+        isinstance(answer, tuple) and len(answer) == 2,
+        "pass (your dictionary, the networks and data used): (found, (a, b, data))",
+    )
+    found, (a, b, data) = answer
+    require(isinstance(found, dict) and len(found) >= 3, "measure at least three numbers of inputs")
+    counts = tuple(found)
+    expected = reference_inputs_needed(a, b, data, counts)
+    naive = _naive_barrier(a, b, data)
+    right = [abs(found[n] - expected[n]) <= 1e-3 + 0.02 * expected[n] for n in counts]
+    if all(right):
+        return
+    require(
+        not all(abs(found[n] - naive) <= 1e-3 + 0.02 * naive for n in counts),
+        "every barrier is the one before matching: permute B before you measure",
+    )
+    require(
+        len({round(float(found[n]), 6) for n in counts}) > 1,
+        "every number of inputs gives the same barrier: use only the first n inputs to match",
+    )
+    tested = reference_inputs_needed(a, b, _swapped(data), counts)
+    require(
+        not all(abs(found[n] - tested[n]) <= 1e-3 + 0.02 * tested[n] for n in counts),
+        "you matched on test inputs: match on training inputs, measure on test inputs",
+    )
+    worst = counts[right.index(False)]
+    raise Wrong(f"with {worst} inputs you got {found[worst]:.4f}, expected {expected[worst]:.4f}")
+
+
+def _naive_barrier(a: Params, b: Params, data: Dataset) -> float:
+    positions = [k / 10 for k in range(11)]
+    profile = line(_mlp_of(a, data), a, b, positions, data.test_x, data.test_y)
+    return barrier(positions, profile.loss).maximum
+
+
+def _swapped(data: Dataset) -> Dataset:
+    return Dataset(
+        data.name,
+        data.variant,
+        data.test_x,
+        data.test_y,
+        data.test_x,
+        data.test_y,
+        data.class_names,
+    )
+
+
+check = checker(
+    {
+        "reorder": _check_reorder,
+        "barrier": _check_barrier,
+        "similarity": _check_similarity,
+        "count": _check_count,
+        "variance": _check_variance,
+        "inputs-needed": _check_inputs_needed,
+    }
+)

@@ -1,0 +1,233 @@
+"""Tables that the pages generate: a lesson's claims, the scorecard, a lesson's card."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+
+from IPython.display import HTML, Markdown
+
+from lmc_lessons.experiments import experiment, lessons
+from lmc_lessons.results import Claim, Decision, Result, code_hash, stored
+from lmc_lessons.teaching.execution import cost_text
+
+MARKS = {"holds": "✓", "fails": "✗", "undecided": "?", "not-measured": "–"}
+STYLE = """
+<style>
+.lmc-table { overflow-x: auto; margin: 1rem 0; color: inherit; }
+.lmc-table table { border-collapse: collapse; width: 100%; font-size: .9rem; color: inherit; }
+.lmc-table th, .lmc-table td { text-align: left; vertical-align: top; padding: .35rem .6rem;
+  border-bottom: 1px solid color-mix(in srgb, currentColor 25%, transparent); }
+.lmc-table td:nth-child(2) { min-width: 13rem; }
+.lmc-table .verdict { white-space: nowrap; font-weight: 600; }
+.lmc-table small { opacity: .8; }
+html[data-theme="dark"] .bd-content div.cell_output .text_html.text_html:has(> .lmc-table)
+  { background: none; color: inherit; padding: 0; }
+</style>
+"""
+
+
+def is_stale(result: Result) -> bool:
+    """Whether the code has changed since a stored result was made.
+
+    Args:
+        result: A stored result.
+
+    Returns:
+        True if its hash is not that of the code now.
+    """
+    return result.code != code_hash([lessons()[result.lesson]])
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """A number with three significant digits and its unit.
+
+    Args:
+        value: The number; None gives a dash.
+        unit: Its unit.
+
+    Returns:
+        Text.
+    """
+    if value is None:
+        return "–"
+    if unit == "share":
+        return f"{100 * value:.1f} %"
+    text = f"{value:.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.3g}"
+    return f"{text} {unit}".strip()
+
+
+def effect_text(decision: Decision, unit: str) -> str:
+    """Mean effect and interval of a decision.
+
+    Args:
+        decision: What a claim's rule said.
+        unit: Unit of the effect.
+
+    Returns:
+        Such as ``0.962 [0.947, 0.977] nats``, or a dash where nothing was measured.
+    """
+    if decision.effect is None:
+        return "–"
+    mean = number(decision.effect, unit)
+    if decision.low is None or decision.high is None or decision.low == decision.high:
+        return mean
+    return f"{mean} <small>[{number(decision.low, unit)}, {number(decision.high, unit)}]</small>"
+
+
+def claims_table(lesson: str, full: Sequence[str] = ()) -> HTML:
+    """The claims of a lesson: here, at full scale, in the paper, and the verdict.
+
+    Args:
+        lesson: Slug of the lesson.
+        full: Names of the full-scale presets to show; those that are not stored are left out.
+
+    Returns:
+        An object that Jupyter displays as HTML.
+
+    Raises:
+        ValueError: If there is no such lesson.
+
+    Taught in: book/start
+    """
+    claims: Sequence[Claim] = experiment(lesson).CLAIMS
+    study = stored(lesson, "study")
+    scales = {name: found for name in full if (found := stored(lesson, name))}
+    titles = ["", "claim", "margin", "here (study)", *map(_scale_title, scales.items())]
+    rows = []
+    for claim in claims:
+        small = study.decision(claim.id) if study else None
+        large = [_full_cell(claim, result) for result in scales.values()]
+        rows.append(
+            [
+                html.escape(claim.id),
+                f"{html.escape(claim.statement)} <small>({html.escape(claim.source)})</small>",
+                f"{_relation(claim)} {number(claim.margin, claim.unit)}"
+                f"<br><small>{html.escape(claim.reason)}</small>",
+                effect_text(small, claim.unit) if small else "–",
+                *large,
+                html.escape(claim.paper),
+                verdict_text(small),
+            ]
+        )
+    return HTML(STYLE + _table([*titles, "the paper", "verdict (study)"], rows))
+
+
+def _relation(claim: Claim) -> str:
+    return "&gt;" if claim.kind == "greater" else "within ±"
+
+
+def _scale_title(item: tuple[str, Result]) -> str:
+    name, result = item
+    stale = " <small>(stale: the code has changed since)</small>" if is_stale(result) else ""
+    return f"{html.escape(name)}{stale}"
+
+
+def _full_cell(claim: Claim, result: Result) -> str:
+    try:
+        decision = result.decision(claim.id)
+    except KeyError:
+        return "–"
+    return f"{effect_text(decision, claim.unit)}<br>{verdict_text(decision)}"
+
+
+def verdict_text(decision: Decision | None) -> str:
+    """A verdict with its mark, as HTML.
+
+    Args:
+        decision: What a claim's rule said; None means no study is stored.
+
+    Returns:
+        HTML.
+    """
+    verdict = decision.verdict if decision else "not-measured"
+    return f'<span class="verdict">{MARKS[verdict]} {verdict.replace("-", " ")}</span>'
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return (
+        '<div class="lmc-table" tabindex="0"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def scorecard() -> HTML:
+    """Every claim of every lesson with its verdict at each scale that is stored.
+
+    Returns:
+        An object that Jupyter displays as HTML.
+
+    Taught in: book/start
+    """
+    rows = []
+    for lesson in lessons():
+        module = experiment(lesson)
+        found = {p: r for p in module.PRESETS if p != "toy" and (r := stored(lesson, p))}
+        for claim in module.CLAIMS:
+            for preset, result in found.items():
+                rows.append(_score(lesson, claim, preset, result))
+    titles = ["lesson", "claim", "scale", "pairs", "effect", "margin", "verdict", "code"]
+    return HTML(STYLE + _table(titles, rows))
+
+
+def _score(lesson: str, claim: Claim, preset: str, result: Result) -> list[str]:
+    decision = claim.decide(result)
+    code = "stale" if is_stale(result) else "as it is now"
+    if result.verified and not is_stale(result):
+        code += f", verified {result.verified}"
+    return [
+        f"{lesson} {claim.id}",
+        html.escape(claim.statement),
+        html.escape(preset),
+        str(len(result.seeds)),
+        effect_text(decision, claim.unit),
+        f"{_relation(claim)} {number(claim.margin, claim.unit)}",
+        verdict_text(decision),
+        code,
+    ]
+
+
+def tally(presets: Sequence[str] = ("study",)) -> dict[str, int]:
+    """How many claims have each verdict in the stored results.
+
+    Args:
+        presets: Which results to count.
+
+    Returns:
+        Verdict to number of claims.
+    """
+    counts = dict.fromkeys(MARKS, 0)
+    for lesson in lessons():
+        for preset in presets:
+            result = stored(lesson, preset)
+            for claim in experiment(lesson).CLAIMS if result else ():
+                assert result is not None
+                counts[claim.decide(result).verdict] += 1
+    return counts
+
+
+def card(slug: str, *, able: Sequence[str], needs: str, papers: str, download: str) -> Markdown:
+    """The card at the head of a lesson; its cost is what the last run measured.
+
+    Args:
+        slug: Slug of the lesson.
+        able: What the reader will be able to do.
+        needs: Earlier lessons, as Markdown links.
+        papers: Citations, as Markdown.
+        download: What must be downloaded.
+
+    Returns:
+        An object that Jupyter displays as Markdown.
+
+    Taught in: book/start
+    """
+    lines = [f"- {item}" for item in able]
+    fields: Mapping[str, str] = {
+        "Needs": needs,
+        "Cost": f"{cost_text(slug)}; {download}",
+        "Papers": papers,
+    }
+    lines += ["", *(f"**{name}.** {text}  " for name, text in fields.items())]
+    return Markdown("**You will be able to**\n\n" + "\n".join(lines))
