@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
+from collections.abc import Callable
+from fnmatch import fnmatch
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -26,12 +29,12 @@ from lmc_lessons.teaching import execution
 
 LOGGER = logging.getLogger(__name__)
 
-#: Each vendored asset: folder inside node_modules, folder inside the site's _static, files.
-ASSETS = {
-    "mathjax": ("mathjax/es5", "vendor/mathjax", "*"),
-    "widgets": ("@jupyter-widgets/html-manager/dist", "vendor/widgets", "embed.js"),
-}
+#: Each vendored asset: folder inside node_modules, folder inside the site's _static, its files.
 FONTS = ("*.woff", "*.woff2", "*.ttf", "*.eot", "*.svg")
+ASSETS = (
+    ("mathjax/es5", "vendor/mathjax", ("*",)),
+    ("@jupyter-widgets/html-manager/dist", "vendor/widgets", ("embed.js", *FONTS)),
+)
 
 #: The lessons' cell tags, and how the theme shows such a code cell.
 SHOWN_AS = {
@@ -47,7 +50,10 @@ SHOWN_AS = {
 
 def derive_addresses(app: Sphinx, config: Config) -> None:
     """The site's address follows from the repository's, which ``_config.yml`` names once."""
-    repository = urlparse(config.html_theme_options.get("repository_url", ""))
+    url = config.html_theme_options.get("repository_url", "")
+    if not url:
+        return  # an edition without links to the repository
+    repository = urlparse(url)
     owner, _, name = repository.path.strip("/").partition("/")
     if repository.netloc != "github.com" or not name:
         raise ExtensionError("_config.yml: repository.url must be https://github.com/OWNER/NAME")
@@ -70,13 +76,22 @@ def copy_vendored_assets(app: Sphinx) -> None:
     modules = _modules(app)
     if app.builder.format != "html" or not modules.is_dir():
         return
-    for source, target, wanted in ASSETS.values():
-        folder = Path(app.outdir, "_static", target)
-        for pattern in (wanted,) if wanted == "*" else (wanted, *FONTS):
-            for file in (modules / source).glob(pattern):
-                folder.mkdir(parents=True, exist_ok=True)
-                copy = shutil.copytree if file.is_dir() else shutil.copyfile
-                copy(file, folder / file.name, **({"dirs_exist_ok": True} if file.is_dir() else {}))
+    for source, target, names in ASSETS:
+        shutil.copytree(
+            modules / source,
+            Path(app.outdir, "_static", target),
+            ignore=_all_but(names),
+            dirs_exist_ok=True,
+        )
+
+
+def _all_but(names: tuple[str, ...]) -> Callable[[str, list[str]], set[str]]:
+    """A filter for ``copytree`` that keeps the files of these names, patterns allowed."""
+
+    def ignored(folder: str, found: list[str]) -> set[str]:
+        return {name for name in found if not any(fnmatch(name, kept) for kept in names)}
+
+    return ignored
 
 
 def drop_needless_scripts(
@@ -229,6 +244,17 @@ def link_lessons(
             lines[number] = f"{found[1]}Taught in: :doc:`/{found[2]}`."
 
 
+def keep_aliases(
+    app: Sphinx, env: BuildEnvironment, node: nodes.Element, text: nodes.Element
+) -> nodes.Element | None:
+    """Show type variables and aliases of types as text: they have no entry to link to."""
+    if node.get("refdomain") != "py":
+        return None
+    module, _, name = node["reftarget"].rpartition(".")
+    found = getattr(sys.modules.get(module), name, None)
+    return None if found is None or isinstance(found, type) else text
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything above."""
     app.add_config_value("lmc_vendor", "_build/vendor", "env")
@@ -245,4 +271,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", translate_mathematics, priority=400)
     app.connect("autodoc-process-docstring", keep_colons, priority=400)
     app.connect("autodoc-process-docstring", link_lessons)
+    app.connect("missing-reference", keep_aliases)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

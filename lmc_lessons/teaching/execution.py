@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -31,37 +31,38 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
 from nbformat import NotebookNode
 
-ROOT = Path(__file__).resolve().parents[2]
-EXECUTED = Path("_build", "executed")
+from lmc_lessons.teaching.costs import (
+    COST_TOKEN,
+    EXECUTED,
+    ROOT,
+    RUNNING,
+    Record,
+    cost_text,
+    describe,
+    record,
+)
+
+__all__ = [
+    "EXECUTED",
+    "ROOT",
+    "LessonError",
+    "Record",
+    "cost_text",
+    "execute",
+    "executed_path",
+    "freshness",
+    "is_fresh",
+    "main",
+    "notebooks",
+    "read",
+    "record",
+]
 
 #: Pages that show every stored result, not only those of one lesson.
 SHOW_ALL_RESULTS = frozenset({"start", "scorecard"})
 
-#: Stands in an output for the cost of the run that is under way; replaced when the run is complete.
-COST_TOKEN = "@@cost-of-this-run@@"
-
-_RUNNING = "LMC_LESSONS_EXECUTING"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-@dataclass(frozen=True)
-class Record:
-    """What one complete run of a lesson was keyed on, and what it cost.
-
-    Attributes:
-        key: Freshness key of the lesson when the run began.
-        seconds: Wall-clock time of the whole notebook, the start of the kernel included.
-        cpu_seconds: Processor time of the kernel; 0 where the system does not tell.
-        slowest_cell_seconds: Wall-clock time of the slowest cell.
-        peak_memory_mb: Largest resident set of the kernel; 0 where the system does not tell.
-    """
-
-    key: str
-    seconds: float
-    cpu_seconds: float
-    slowest_cell_seconds: float
-    peak_memory_mb: float
 
 
 class LessonError(RuntimeError):
@@ -160,20 +161,6 @@ def executed_path(path: Path, root: Path = ROOT) -> Path:
     return root / EXECUTED / f"{path.stem}.ipynb"
 
 
-def record(slug: str, root: Path = ROOT) -> Record | None:
-    """The record of the last complete run.
-
-    Args:
-        slug: Name of the lesson.
-        root: Folder of the book.
-
-    Returns:
-        The record, or ``None`` if this copy of the book has not executed the lesson yet.
-    """
-    file = root / EXECUTED / f"{slug}.json"
-    return Record(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
-
-
 def is_fresh(path: Path, root: Path = ROOT) -> bool:
     """Whether the stored outputs of a notebook are those that a run would give now."""
     return _has_outputs(path, freshness(path, root), root)
@@ -183,50 +170,6 @@ def _has_outputs(path: Path, key: str, root: Path) -> bool:
     """Whether there are stored outputs of a notebook under this key."""
     known = record(path.stem, root)
     return known is not None and known.key == key and executed_path(path, root).is_file()
-
-
-# What a run costs --------------------------------------------------------------------------------
-
-
-def measured_cost(slug: str, root: Path = ROOT) -> dict[str, float] | None:
-    """What the last complete run of a lesson cost on this machine.
-
-    Args:
-        slug: Name of the lesson.
-        root: Folder of the book.
-
-    Returns:
-        ``seconds`` (wall clock, whole notebook) and ``peak_memory_mb``, or ``None`` if this copy
-        of the book has not executed the lesson yet.
-    """
-    known = record(slug, root)
-    if known is None:
-        return None
-    return {"seconds": known.seconds, "peak_memory_mb": known.peak_memory_mb}
-
-
-def cost_text(slug: str, root: Path = ROOT) -> str:
-    """The cost of a lesson for its card.
-
-    While the lesson is being executed for the book, this is a token that the runner replaces by
-    the cost of that very run, so the card never lags one run behind and never causes another.
-
-    Args:
-        slug: Name of the lesson.
-        root: Folder of the book.
-
-    Returns:
-        Such as ``31 s, 640 MB of memory``, or a remark that nothing was measured here yet.
-    """
-    if os.environ.get(_RUNNING) == slug:
-        return COST_TOKEN
-    known = record(slug, root)
-    return _describe(known) if known else "not measured on this machine yet"
-
-
-def _describe(known: Record) -> str:
-    memory = f", {known.peak_memory_mb:.0f} MB of memory" if known.peak_memory_mb else ""
-    return f"{known.seconds:.0f} s{memory}"
 
 
 # Running -----------------------------------------------------------------------------------------
@@ -255,7 +198,7 @@ def _attempt(path: Path, key: str, root: Path) -> tuple[Record | None, str]:
             done = Record(key=key, **_run(notebook, path, root))
         except LessonError as error:
             return None, str(error)
-        _replace_token(notebook, _describe(done))
+        _replace_token(notebook, describe(done))
         _write(target, nbformat.writes(notebook))
         _write(target.with_suffix(".json"), json.dumps(asdict(done), indent=2) + "\n")
         return done, ""
@@ -281,7 +224,7 @@ def _run(notebook: NotebookNode, path: Path, root: Path) -> dict[str, float]:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as home:
         # No personal start-up files, no bars, one thread: the same outputs everywhere.
-        os.environ |= {"IPYTHONDIR": home, "TQDM_DISABLE": "1", _RUNNING: path.stem}
+        os.environ |= {"IPYTHONDIR": home, "TQDM_DISABLE": "1", RUNNING: path.stem}
         os.environ |= dict.fromkeys(_ONE_THREAD, "1")
         try:
             client.execute()
@@ -371,7 +314,7 @@ def execute(paths: list[Path], jobs: int, root: Path = ROOT) -> list[str]:
             done, failure = future.result()
             if failure:
                 failures.append(failure)
-            print(f"  {name:<45} {_describe(done) if done else 'FAILED'}", flush=True)
+            print(f"  {name:<45} {describe(done) if done else 'FAILED'}", flush=True)
     return failures
 
 

@@ -180,13 +180,10 @@ def _mlp_of(params: Params, data: Dataset) -> MLP:
     return MLP(ModelConfig("mlp", data.input_shape, data.classes, width, depth))
 
 
-def _check_inputs_needed(answer: Any) -> None:
+def _check_inputs_needed(measure: Any) -> None:
     """Barrier after activation matching by the number of inputs used for it."""
-    require(
-        isinstance(answer, tuple) and len(answer) == 2,
-        "pass (your dictionary, the networks and data used): (found, (a, b, data))",
-    )
-    found, (a, b, data) = answer
+    require(callable(measure), "pass a function that returns (your dictionary, (a, b, data))")
+    found, (a, b, data) = measure()
     require(isinstance(found, dict) and len(found) >= 3, "measure at least three numbers of inputs")
     counts = tuple(found)
     expected = reference_inputs_needed(a, b, data, counts)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -20,16 +20,15 @@ LOOKS = ((ORANGE, "--", "o"), (BLUE, "-", "s"), (GREEN, ":", "^"), (PINK, "-.", 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
     """The look of every static figure: quiet axes, readable type."""
-    quiet = {
+    quiet: Any = {
         "axes.spines.top": False,
         "axes.spines.right": False,
         "font.size": 10,
         "axes.titlesize": 10,
         "legend.frameon": False,
         "figure.constrained_layout.use": True,
-        "axes.prop_cycle": mpl.cycler(color=[look[0] for look in LOOKS]),
     }
-    with mpl.rc_context(quiet):
+    with plt.rc_context(quiet):
         yield
 
 
