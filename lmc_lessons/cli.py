@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from lmc_lessons.experiments import experiment, lessons
+from lmc_lessons.experiments import experiment, is_fresh, lessons
 from lmc_lessons.experiments.runs import Stages, override
-from lmc_lessons.results import Decision, Result, code_hash, load, results_folder, save
+from lmc_lessons.results import Decision, Result, load, results_folder, save
 
 PARTIAL = ".partial"
 AGREEMENT = 1e-3  # relative difference at which one seed, run again, counts as the same
@@ -54,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     card = commands.add_parser("scorecard", help="what the stored results say of every claim")
     card.add_argument("folder", nargs="?", type=Path, metavar="DIR")
     card.set_defaults(command=_scorecard)
-    fresh = commands.add_parser("refresh", help="mend stored studies that the code has outrun")
+    fresh = commands.add_parser("refresh", help="mend stored results that the code has outrun")
+    fresh.add_argument("presets", nargs="*", default=["study"], metavar="PRESET")
     fresh.set_defaults(command=_refresh)
     return parser
 
@@ -154,37 +155,27 @@ def _scorecard(options: argparse.Namespace) -> None:
         print(claims_table(result.claims))
 
 
-def is_fresh(result: Result) -> bool:
-    """Whether a result was made by the code as it is now.
-
-    Args:
-        result: A stored result.
-
-    Returns:
-        True if the hashes agree.
-    """
-    known = lessons()
-    return result.lesson in known and result.code == code_hash([known[result.lesson]])
-
-
-def _refresh(_: argparse.Namespace) -> None:
-    """Re-run one seed of every stale study; stamp it if it agrees, else run the whole study."""
-    for path in sorted(results_folder().glob("*-study.json")):
+def _refresh(options: argparse.Namespace) -> None:
+    """Re-run one seed of every stale result; stamp it if it agrees, else run the whole of it."""
+    paths = [p for preset in options.presets for p in results_folder().glob(f"*-{preset}.json")]
+    if not paths:
+        raise FileNotFoundError(f"no stored result of preset {', '.join(options.presets)}")
+    for path in sorted(paths):
         result = load(path)
         if is_fresh(result):
             print(f"{path.name}: fresh")
             continue
-        config = experiment(result.lesson).PRESETS["study"]
+        config = experiment(result.lesson).PRESETS[result.preset]
         print(refresh(result, config, results_folder()))
 
 
 def refresh(result: Result, config: Any, folder: Path) -> str:
-    """Mend a stale study honestly.
+    """Mend a stale result honestly.
 
     Args:
-        result: The stored study.
+        result: The stored result.
         config: Its configuration, as the code has it now.
-        folder: Where the study lies.
+        folder: Where the result lies.
 
     Returns:
         One line that says what was done.
@@ -201,7 +192,7 @@ def refresh(result: Result, config: Any, folder: Path) -> str:
         save(result, folder)
         return f"{name}: seed {seed} agrees to {gap:.1e}, stamped as verified"
     save(module.run(config, progress=True), folder)
-    return f"{name}: seed {seed} differs by {gap:.1e}, the whole study was run again"
+    return f"{name}: seed {seed} differs by {gap:.1e}, all was run again"
 
 
 def disagreement(once: Result, result: Result) -> float:

@@ -121,7 +121,7 @@ def weight_matching(
             unknown.
 
     Source:
-        ainsworth2023git, section 3.2 and Algorithm 1.
+        ainsworth2023git, Algorithm 1.
 
     Taught in: book/connectivity/weight-matching
     """

@@ -6,6 +6,8 @@ import importlib
 import pkgutil
 from types import ModuleType
 
+from lmc_lessons.results import Result, code_hash
+
 
 def lessons() -> dict[str, str]:
     """The lessons that have an experiment.
@@ -34,3 +36,16 @@ def experiment(lesson: str) -> ModuleType:
     if lesson not in known:
         raise ValueError(f"no lesson {lesson!r}, allowed: all, {', '.join(known)}")
     return importlib.import_module(known[lesson])
+
+
+def is_fresh(result: Result) -> bool:
+    """Whether a result was made by the code as it is now.
+
+    Args:
+        result: A stored result.
+
+    Returns:
+        True if the hashes agree.
+    """
+    known = lessons()
+    return result.lesson in known and result.code == code_hash([known[result.lesson]])

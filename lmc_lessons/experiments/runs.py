@@ -42,6 +42,7 @@ class Stages:
             config: The configuration; part of the folder's name.
             progress: Whether to name each stage as it runs.
         """
+        self.code = code_hash([type(config).__module__])  # now: it may change during a long run
         self.folder = folder / config_hash(config) if folder else None
         self.progress = progress
         self.seconds = 0.0
@@ -154,7 +155,7 @@ def finish(
     Args:
         lesson: Slug of the lesson.
         config: The frozen configuration, with fields ``preset`` and ``seeds``.
-        stages: The stages of the run, for its time.
+        stages: The stages of the run, for its time and the hash of its code.
         metrics: Name to one number per seed.
         series: Name to ``Series``.
         claims: The lesson's claims.
@@ -177,7 +178,7 @@ def finish(
         peak_memory_mb=peak_memory_mb(),
         versions={"python": platform.python_version()}
         | {n: metadata.version(n) for n in LIBRARIES},
-        code=code_hash([type(config).__module__]),
+        code=stages.code,
     )
     result = Result.from_json(json.loads(dump(result.to_json())))  # decide on the numbers as stored
     result.claims = [claim.decide(result) for claim in claims]

@@ -13,10 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 EXECUTED = Path("_build", "executed")
 
-#: Stands in an output for the cost of the run that is under way; replaced when the run is complete.
+# Stands in an output for the cost of the run that is under way; replaced when the run is complete.
 COST_TOKEN = "@@cost-of-this-run@@"
 
-#: Environment variable that names the lesson which is being executed for the book.
+# Environment variable that names the lesson which is being executed for the book.
 RUNNING = "LMC_LESSONS_EXECUTING"
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from IPython.display import HTML, Markdown
 
-from lmc_lessons.experiments import experiment, lessons
-from lmc_lessons.results import Claim, Decision, Result, code_hash, stored
-from lmc_lessons.teaching.execution import cost_text
+from lmc_lessons.experiments import experiment, is_fresh, lessons
+from lmc_lessons.results import Claim, Decision, Result, stored
+from lmc_lessons.teaching.costs import cost_text
 
 MARKS = {"holds": "✓", "fails": "✗", "undecided": "?", "not-measured": "–"}
 STYLE = """
@@ -18,25 +18,14 @@ STYLE = """
 .lmc-table table { border-collapse: collapse; width: 100%; font-size: .9rem; color: inherit; }
 .lmc-table th, .lmc-table td { text-align: left; vertical-align: top; padding: .35rem .6rem;
   border-bottom: 1px solid color-mix(in srgb, currentColor 25%, transparent); }
-.lmc-table td:nth-child(2) { min-width: 13rem; }
+.lmc-table.wide td:nth-child(2) { min-width: 15rem; }
 .lmc-table .verdict { white-space: nowrap; font-weight: 600; }
+.lmc-table .whole { white-space: nowrap; }
 .lmc-table small { opacity: .8; }
 html[data-theme="dark"] .bd-content div.cell_output .text_html.text_html:has(> .lmc-table)
   { background: none; color: inherit; padding: 0; }
 </style>
 """
-
-
-def is_stale(result: Result) -> bool:
-    """Whether the code has changed since a stored result was made.
-
-    Args:
-        result: A stored result.
-
-    Returns:
-        True if its hash is not that of the code now.
-    """
-    return result.code != code_hash([lessons()[result.lesson]])
 
 
 def number(value: float | None, unit: str = "") -> str:
@@ -58,21 +47,22 @@ def number(value: float | None, unit: str = "") -> str:
 
 
 def effect_text(decision: Decision, unit: str) -> str:
-    """Mean effect and interval of a decision.
+    """Mean effect and interval of a decision, as HTML.
 
     Args:
         decision: What a claim's rule said.
         unit: Unit of the effect.
 
     Returns:
-        Such as ``0.962 [0.947, 0.977] nats``, or a dash where nothing was measured.
+        Such as ``1.07 nats [0.843, 1.3]``, or a dash where nothing was measured.
     """
     if decision.effect is None:
         return "–"
-    mean = number(decision.effect, unit)
+    mean = f'<span class="whole">{number(decision.effect, unit)}</span>'
     if decision.low is None or decision.high is None or decision.low == decision.high:
         return mean
-    return f"{mean} <small>[{number(decision.low, unit)}, {number(decision.high, unit)}]</small>"
+    low, high = (number(bound, unit).split(" ")[0] for bound in (decision.low, decision.high))
+    return f'{mean} <small class="whole">[{low}, {high}]</small>'
 
 
 def claims_table(lesson: str, full: Sequence[str] = ()) -> HTML:
@@ -93,24 +83,26 @@ def claims_table(lesson: str, full: Sequence[str] = ()) -> HTML:
     claims: Sequence[Claim] = experiment(lesson).CLAIMS
     study = stored(lesson, "study")
     scales = {name: found for name in full if (found := stored(lesson, name))}
-    titles = ["", "claim", "margin", "here (study)", *map(_scale_title, scales.items())]
+    titles = ["", "claim", "here, study", *map(_scale_title, scales.items()), "the paper"]
     rows = []
     for claim in claims:
         small = study.decision(claim.id) if study else None
         large = [_full_cell(claim, result) for result in scales.values()]
         rows.append(
             [
-                html.escape(claim.id),
-                f"{html.escape(claim.statement)} <small>({html.escape(claim.source)})</small>",
-                f"{_relation(claim)} {number(claim.margin, claim.unit)}"
-                f"<br><small>{html.escape(claim.reason)}</small>",
-                effect_text(small, claim.unit) if small else "–",
+                f"<strong>{html.escape(claim.id)}</strong>",
+                _statement(claim),
+                f"{effect_text(small, claim.unit)}<br>{verdict_text(small)}" if small else "–",
                 *large,
                 html.escape(claim.paper),
-                verdict_text(small),
             ]
         )
-    return HTML(STYLE + _table([*titles, "the paper", "verdict (study)"], rows))
+    return HTML(STYLE + table(titles, rows))
+
+
+def _statement(claim: Claim) -> str:
+    rule = f"{_relation(claim)} {number(claim.margin, claim.unit)}: {html.escape(claim.reason)}"
+    return f"{html.escape(claim.statement)}<br><small>{rule}. ({html.escape(claim.source)})</small>"
 
 
 def _relation(claim: Claim) -> str:
@@ -119,7 +111,7 @@ def _relation(claim: Claim) -> str:
 
 def _scale_title(item: tuple[str, Result]) -> str:
     name, result = item
-    stale = " <small>(stale: the code has changed since)</small>" if is_stale(result) else ""
+    stale = "" if is_fresh(result) else " <small>(stale: the code has changed since)</small>"
     return f"{html.escape(name)}{stale}"
 
 
@@ -144,13 +136,36 @@ def verdict_text(decision: Decision | None) -> str:
     return f'<span class="verdict">{MARKS[verdict]} {verdict.replace("-", " ")}</span>'
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, wide: bool = True) -> str:
+    """A table as HTML, which scrolls by itself on a narrow screen.
+
+    Args:
+        titles: Head of each column, as HTML.
+        rows: Cells of each row, as HTML.
+        wide: Whether the second column holds sentences.
+
+    Returns:
+        HTML without the style; ``plain_table`` is for pages.
+    """
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return (
-        '<div class="lmc-table" tabindex="0"><table>'
+        f'<div class="lmc-table{" wide" if wide else ""}" tabindex="0"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def plain_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> HTML:
+    """A small table for a page.
+
+    Args:
+        titles: Head of each column.
+        rows: Cells of each row.
+
+    Returns:
+        An object that Jupyter displays as HTML.
+    """
+    return HTML(STYLE + table(titles, rows, wide=False))
 
 
 def scorecard() -> HTML:
@@ -168,24 +183,22 @@ def scorecard() -> HTML:
         for claim in module.CLAIMS:
             for preset, result in found.items():
                 rows.append(_score(lesson, claim, preset, result))
-    titles = ["lesson", "claim", "scale", "pairs", "effect", "margin", "verdict", "code"]
-    return HTML(STYLE + _table(titles, rows))
+    titles = ["claim", "", "scale", "effect", "margin", "verdict"]
+    return HTML(STYLE + table(titles, rows))
 
 
 def _score(lesson: str, claim: Claim, preset: str, result: Result) -> list[str]:
     decision = claim.decide(result)
-    code = "stale" if is_stale(result) else "as it is now"
-    if result.verified and not is_stale(result):
-        code += f", verified {result.verified}"
+    code = "code as it is now" if is_fresh(result) else "code has changed since"
+    if result.verified and is_fresh(result):
+        code = f"verified {result.verified}"
     return [
-        f"{lesson} {claim.id}",
+        f"{lesson} <strong>{claim.id}</strong>",
         html.escape(claim.statement),
-        html.escape(preset),
-        str(len(result.seeds)),
+        f"{html.escape(preset)}<br><small>{len(result.seeds)} seeds; {code}</small>",
         effect_text(decision, claim.unit),
         f"{_relation(claim)} {number(claim.margin, claim.unit)}",
         verdict_text(decision),
-        code,
     ]
 
 
@@ -208,14 +221,13 @@ def tally(presets: Sequence[str] = ("study",)) -> dict[str, int]:
     return counts
 
 
-def card(slug: str, *, able: Sequence[str], needs: str, papers: str, download: str) -> Markdown:
+def card(slug: str, *, able: Sequence[str], needs: str, download: str) -> Markdown:
     """The card at the head of a lesson; its cost is what the last run measured.
 
     Args:
         slug: Slug of the lesson.
         able: What the reader will be able to do.
         needs: Earlier lessons, as Markdown links.
-        papers: Citations, as Markdown.
         download: What must be downloaded.
 
     Returns:
@@ -224,10 +236,6 @@ def card(slug: str, *, able: Sequence[str], needs: str, papers: str, download: s
     Taught in: book/start
     """
     lines = [f"- {item}" for item in able]
-    fields: Mapping[str, str] = {
-        "Needs": needs,
-        "Cost": f"{cost_text(slug)}; {download}",
-        "Papers": papers,
-    }
+    fields = {"Needs": needs, "Cost": f"{cost_text(slug)}; {download}"}
     lines += ["", *(f"**{name}.** {text}  " for name, text in fields.items())]
     return Markdown("**You will be able to**\n\n" + "\n".join(lines))
