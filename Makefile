@@ -11,7 +11,7 @@ VENDOR := _build/vendor/.done
 HTML := _build/html
 BUILT := _build/.html-complete
 LISTING := _build/sources.txt
-LINTED := lmc_lessons book/_ext tests $(wildcard benchmarks)
+LINTED := lmc_lessons book/_ext tests $(patsubst %/,%,$(sort $(dir $(wildcard benchmarks/*.py))))
 
 # One thread per lesson: two lessons at a time fill two cores, and the numbers do not depend on the
 # number of cores.

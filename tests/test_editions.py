@@ -82,6 +82,7 @@ def test_an_edition_never_replaces_the_book(folder: str) -> None:
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The student edition, built as ``make student`` builds it."""
+    assert execution.execute(execution.notebooks(), jobs=1) == []  # after `make book`: nothing
     out = tmp_path_factory.mktemp("student")
     editions.build_student_site(out)
     return out

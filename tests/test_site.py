@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,13 @@ SHOWN = """a => [...a.querySelectorAll('img, svg, input, .widget-readout')]
 SILENT = "[...document.images].filter(i => !i.alt.trim()).map(i => i.src.slice(0, 80))"
 BROKEN = """[...document.images].filter(i => i.complete && !i.naturalWidth && i.getAttribute('src'))
     .map(i => i.src.slice(0, 80))"""
+
+# A page's text without its listings, and what must not stand in it.
+PROSE = """(article => {
+    article?.querySelectorAll('pre, script, style').forEach(element => element.remove());
+    return article?.textContent ?? '';
+})(document.querySelector('article')?.cloneNode(true))"""
+LEFT_OVER = re.compile(r"\{(?:cite|eq|ref|numref|term|doc|glue|prf)(?::\w+)*\}|@@[\w-]+@@")
 
 
 @dataclass
@@ -92,6 +100,12 @@ def test_page_is_whole(visit: Visit) -> None:
     assert visit.page.evaluate(BROKEN) == []
     root = "document.scrollingElement.scrollWidth - document.scrollingElement.clientWidth"
     assert visit.page.evaluate(root) <= 1, "the page scrolls sideways"
+
+
+@every(PAGES, "wide")
+def test_no_markup_is_left_as_text(visit: Visit) -> None:
+    """A role or directive that was not understood would stand on the page in braces."""
+    assert LEFT_OVER.findall(visit.page.evaluate(PROSE)) == []
 
 
 @every(PAGES, "wide")

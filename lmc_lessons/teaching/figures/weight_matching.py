@@ -276,7 +276,7 @@ def sweep_figure(result: Result, name: str, *, log: bool, x_label: str, title: s
 
 
 def depth_figure(result: Result) -> HTML:
-    """Midpoint accuracy against depth, before and after REPAIR, and the variance that is left.
+    """Midpoint accuracy against depth, before and after REPAIR, and the variance that is top.
 
     Args:
         result: A study with the series ``depths``, ``depth_ends`` and ``variance_ratio``.
@@ -288,15 +288,15 @@ def depth_figure(result: Result) -> HTML:
     ratio = result.series["variance_ratio"]
     ticks = depths.axes["depth"]
     with style():
-        fig, (left, right) = plt.subplots(1, 2, figsize=(8.2, 3.2))
-        mean_with_interval(left, ticks, ends.values, "ends", (GREY, "-", "."))
+        fig, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 5.6), height_ratios=(3, 2))
+        mean_with_interval(top, ticks, ends.values, "ends", (GREY, "-", "."))
         for k, (name, look) in enumerate(zip(depths.axes["merge"], LOOKS, strict=True)):
-            mean_with_interval(left, ticks, [seed[k] for seed in depths.values], name, look)
-        left.set(xlabel="hidden layers", ylabel="midpoint accuracy", ylim=(0, 1), xticks=ticks)
-        left.legend(fontsize=7.5, loc="lower left")
-        mean_with_interval(right, ratio.axes["layer"], ratio.values, "", LOOKS[1])
-        right.set(xlabel="layer", ylabel="variance left", ylim=(0, 1.05))
-        right.set_xticks(ratio.axes["layer"])
+            mean_with_interval(top, ticks, [seed[k] for seed in depths.values], name, look)
+        top.set(xlabel="hidden layers", ylabel="midpoint accuracy", ylim=(0, 1), xticks=ticks)
+        top.legend(fontsize=9, loc="lower left")
+        mean_with_interval(bottom, ratio.axes["layer"], ratio.values, "", LOOKS[1])
+        bottom.set(xlabel="layer", ylabel="variance left", ylim=(0, 1.05))
+        bottom.set_xticks(ratio.axes["layer"])
     last = {
         name: np.mean([seed[k][-1] for seed in depths.values])
         for k, name in enumerate(depths.axes["merge"])
@@ -306,11 +306,11 @@ def depth_figure(result: Result) -> HTML:
     return static_figure(
         fig,
         alt=(
-            f"Left: midpoint accuracy falls with depth; with {ticks[-1]} hidden layers: {told}. "
-            f"Right: the merged units keep ever less variance, {shrunk:.2f} in the last layer."
+            f"Top: midpoint accuracy falls with depth; with {ticks[-1]} hidden layers: {told}. "
+            f"Bottom: the merged units keep ever less variance, {shrunk:.2f} in the last layer."
         ),
         caption=(
-            "Left: accuracy of the merged network against depth. Right: variance of merged units "
+            "Top: accuracy of the merged network against depth. Bottom: variance of merged units "
             f"relative to the ends, layer by layer, {ticks[-1]} hidden layers, matched by "
             f"activations. Mean over {len(result.seeds)} pairs, band: 95 % interval."
         ),
@@ -332,21 +332,21 @@ def counterexample_figure(
         A figure.
     """
     with style():
-        fig, (left, right) = plt.subplots(1, 2, figsize=(8.2, 3.0))
+        fig, (top, bottom) = plt.subplots(2, 1, figsize=(6.4, 6.0), height_ratios=(1, 1))
         for value, look in ((0, LOOKS[1]), (1, LOOKS[0])):
             chosen = points[labels == value][:400]
-            left.plot(*chosen.T, look[2], color=look[0], markersize=2.5, label=f"class {value}")
-        left.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
-        left.legend(loc="upper left", bbox_to_anchor=(1, 1))
+            top.plot(*chosen.T, look[2], color=look[0], markersize=2.5, label=f"class {value}")
+        top.set(xlabel="$x_1$", ylabel="$x_2$", aspect="equal")
+        top.legend(loc="upper left", bbox_to_anchor=(1, 1))
         for (name, values), look in zip(errors.items(), LOOKS, strict=True):
-            right.plot(positions, values, color=look[0], linestyle=look[1], label=name)
-        right.set(xlabel="position $t$ on the path", ylabel="error rate", ylim=(-0.01, None))
-        right.legend(fontsize=8, title="B's units swapped in")
+            bottom.plot(positions, values, color=look[0], linestyle=look[1], label=name)
+        bottom.set(xlabel="position $t$ on the path", ylabel="error rate", ylim=(-0.01, None))
+        bottom.legend(loc="upper left", bbox_to_anchor=(1, 1), title="layer 1, layer 2")
     lowest = min(max(values) for values in errors.values())
     return static_figure(
         fig,
         alt=(
-            "Left: points of a square, class 1 in one quadrant. Right: the error along all four "
+            "Top: points of a square, class 1 in one quadrant. Bottom: the error along all four "
             f"paths is zero at the ends and rises to at least {lowest:.2f} in between."
         ),
         caption=(

@@ -1,0 +1,70 @@
+"""Generated tables show what the results hold, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from lmc_lessons import results
+from lmc_lessons.experiments import experiment
+from lmc_lessons.results import Decision, Result
+from lmc_lessons.teaching import tables
+
+LESSON = "weight-matching"
+
+
+def stored() -> Result:
+    found = results.stored(LESSON, "study")
+    assert found is not None
+    return found
+
+
+def test_every_claim_is_in_the_table_with_its_verdict_and_the_paper() -> None:
+    table = tables.claims_table(LESSON).data
+    for claim in experiment(LESSON).CLAIMS:
+        row = next(r for r in table.split("<tr>") if f"<strong>{claim.id}</strong>" in r)
+        verdict = stored().decision(claim.id).verdict
+        assert tables.MARKS[verdict] in row
+        assert claim.paper in row
+
+
+def test_the_scorecard_counts_what_the_study_says() -> None:
+    counts = tables.tally()
+    verdicts = [claim.verdict for claim in stored().claims]
+    assert counts == {v: verdicts.count(v) for v in tables.MARKS}
+    assert tables.scorecard().data.count("<tr>") >= 1 + len(verdicts)
+
+
+def test_a_stale_result_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "is_fresh", lambda result: False)
+    assert "code has changed since" in tables.scorecard().data
+
+
+def test_a_full_result_that_is_not_stored_leaves_no_column() -> None:
+    assert "no-such-preset" not in tables.claims_table(LESSON, full=["no-such-preset"]).data
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (None, "nats", "–"),
+        (0.9616, "share", "96.2 %"),
+        (3.0, "units", "3 units"),
+        (1e-9, "", "1e-09"),
+    ],
+)
+def test_numbers_are_short(value: float | None, unit: str, text: str) -> None:
+    assert tables.number(value, unit) == text
+
+
+def test_a_single_seed_shows_no_interval() -> None:
+    plain = Decision("C", "s", "t", "undecided", 1.5, None, None, 1.0, "1 seed")
+    assert "[" not in tables.effect_text(plain, "nats")
+    whole = dataclasses.replace(plain, low=1.0, high=2.0)
+    assert "[1, 2]" in tables.effect_text(whole, "nats")
+
+
+def test_an_unknown_lesson_is_refused() -> None:
+    with pytest.raises(ValueError, match="allowed: all, weight-matching"):
+        tables.claims_table("no-such-lesson")
