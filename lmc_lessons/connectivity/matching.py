@@ -96,8 +96,8 @@ def weight_matching(
     r"""Permute B's units so that its weights come close to A's.
 
     Coordinate descent is Algorithm 1 of Git Re-Basin: solve one group's assignment problem at a
-    time, in random order, until a whole sweep changes nothing. Equation (eq-coordinate) of the
-    lesson on weight matching.
+    time, in random order, until a whole sweep changes nothing. Equations (eq-objective) and
+    (eq-coordinate) of the lesson on weight matching.
 
     Args:
         symmetry: The groups of the architecture.

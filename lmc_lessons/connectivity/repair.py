@@ -100,6 +100,8 @@ def variance_ratio(
 def repair(model: nn.Module, a: Params, b: Params, position: float, x: Tensor) -> Params:
     r"""Merge two matched networks and repair the statistics of every hidden layer.
 
+    Equation (eq-repair) of the lesson on weight matching.
+
     Layers are repaired in the order in which they run, each measured behind those already repaired.
     The correction $y = \nu + \frac{\tau}{\sigma} (z - \mu)$ is folded into the layer's weight and
     bias. A unit whose pre-activation does not vary is left alone. The output layer is not touched.

@@ -31,7 +31,7 @@ def test_every_claim_is_in_the_table_with_its_verdict_and_the_paper() -> None:
 
 def test_the_scorecard_counts_what_the_study_says() -> None:
     counts = tables.tally()
-    verdicts = [claim.verdict for claim in stored().claims]
+    verdicts: list[str] = [claim.verdict for claim in stored().claims]
     assert counts == {v: verdicts.count(v) for v in tables.MARKS}
     assert tables.scorecard().data.count("<tr>") >= 1 + len(verdicts)
 

@@ -45,6 +45,8 @@ def checker(checks: Mapping[str, Check]) -> Callable[[str, Any], None]:
             checks[exercise](answer)
         except NotImplementedError as error:
             _report(exercise, "not attempted", error)
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, AttributeError) as error:
+            _report(exercise, f"your code raised {type(error).__name__}: {error}", error)
         except Wrong as error:
             _report(exercise, f"not yet: {error}", error)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import nbformat
 import pytest
 import torch
-from torch import Tensor
 
 from lmc_lessons import datasets
 from lmc_lessons.models import ModelConfig, unstack
@@ -38,15 +38,30 @@ def trained() -> Trained:
     return a, b, data
 
 
+def above_chord(positions: list[float], losses: list[float]) -> float:
+    chords = [(1 - t) * losses[0] + t * losses[-1] for t in positions]
+    return max(loss - chord for loss, chord in zip(losses, chords, strict=True))
+
+
 MISTAKES: list[tuple[str, Any, str]] = [
     ("reorder", lambda w, b, v, o: (w, b[o], v[:, o]), "its rows belong"),
     ("reorder", lambda w, b, v, o: (w[o], b, v[:, o]), "takes its bias along"),
     ("reorder", lambda w, b, v, o: (w[o], b[o], v), "must follow"),
     ("reorder", lambda w, b, v, o: (w[o], b[o], v[:, torch.argsort(o)]), "inverse order: columns"),
     ("reorder", lambda w, b, v, o: w[o], "three tensors"),
+    ("reorder", lambda w, b, v, o: (w[:, o], b[o], v[:, o]), "those are the inputs"),
+    ("reorder", lambda w, b, v, o: (w[o], b[o], v[o]), "those are the outputs"),
+    ("reorder", lambda w, b, v, o: (w[o + 9], b[o], v), "your code raised IndexError"),
     ("barrier", lambda t, loss: max(loss), "the highest loss"),
     ("barrier", lambda t, loss: max(loss) - (loss[0] + loss[-1]) / 2, "mean of the ends"),
-    ("barrier", lambda t, loss: loss[len(loss) // 2] - (loss[0] + loss[-1]) / 2, "midpoint only"),
+    (
+        "barrier",
+        lambda t, loss: loss[len(loss) // 2] - (loss[0] + loss[-1]) / 2,
+        "middle entry only",
+    ),
+    ("barrier", lambda t, loss: max(loss) - max(loss[0], loss[-1]), "the higher end"),
+    ("barrier", lambda t, loss: above_chord([k / 4 for k in range(5)], loss), "evenly spaced"),
+    ("barrier", lambda t, loss: above_chord([1 - p for p in t], loss), "wrong way round"),
     ("barrier", lambda t, loss: max(loss) - min(loss[0], loss[-1]), "the lower end"),
     ("barrier", lambda t, loss: None, "return a number"),
     (
@@ -70,11 +85,24 @@ MISTAKES: list[tuple[str, Any, str]] = [
         "neighbours' permutations are missing",
     ),
     ("similarity", lambda w, b, n, w2, b2, n2, p, q: w @ w2[:, p].T @ n.T, "shape"),
+    (
+        "similarity",
+        lambda w, b, n, w2, b2, n2, p, q: w @ w2.T + n.T @ n2[q] + torch.outer(b, b2),
+        "`before` is not used",
+    ),
+    (
+        "similarity",
+        lambda w, b, n, w2, b2, n2, p, q: n.T @ n2[q] + torch.outer(b, b2),
+        "own weights are missing",
+    ),
     ("count", lambda s: sum(math.lgamma(n + 1) for n in s), "natural logarithm"),
+    ("count", lambda s: sum(math.lgamma(n) for n in s) / math.log(10), "(n - 1)!"),
+    ("count", lambda s: float(math.prod(math.factorial(n) for n in s)), "raised OverflowError"),
     ("count", lambda s: math.lgamma(s[0] + 1) / math.log(10), "one layer"),
     ("count", lambda s: sum(math.log10(n) for n in s), "n! orders, not n"),
     ("count", lambda s: sum(n * math.log10(n) for n in s), "n^n"),
     ("variance", lambda c, t: (1 - t) ** 2 + t**2, "covariance term"),
+    ("variance", lambda c, t: (1 - t) ** 2 + t**2 - 2 * t * (1 - t) * c, "sign is that of c"),
     ("variance", lambda c, t: (1 + c) / 2, "at the midpoint only"),
     (
         "variance",
@@ -83,12 +111,13 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ),
     ("variance", lambda c, t: 1 + 2 * t * (1 - t) * c, "enter squared"),
     ("inputs-needed", {1: 0.1}, "pass a function"),
+    ("inputs-needed", lambda: ({"2": 0.1}, (None, None, None)), "return a dict"),
 ]
 
 
 @pytest.mark.parametrize(("exercise", "answer", "message"), MISTAKES)
 def test_a_mistake_is_named(exercise: str, answer: Any, message: str) -> None:
-    with pytest.raises(Wrong, match=message.replace("(", r"\(").replace("^", r"\^")):
+    with pytest.raises(Wrong, match=re.escape(message)):
         check(exercise, answer)
 
 
@@ -118,10 +147,17 @@ def all_inputs(trained: Trained) -> dict[int, float]:
 
 
 def on_test_inputs(trained: Trained) -> dict[int, float]:
-    from lmc_lessons.teaching.checks.weight_matching import _swapped
+    from lmc_lessons.teaching.checks.weight_matching import _test_only
 
     a, b, data = trained
-    return reference_inputs_needed(a, b, _swapped(data), COUNTS)
+    return reference_inputs_needed(a, b, _test_only(data), COUNTS)
+
+
+def on_training_inputs(trained: Trained) -> dict[int, float]:
+    from lmc_lessons.teaching.checks.weight_matching import _train_only
+
+    a, b, data = trained
+    return reference_inputs_needed(a, b, _train_only(data), COUNTS)
 
 
 def off_by_one(trained: Trained) -> dict[int, float]:
@@ -135,11 +171,12 @@ def off_by_one(trained: Trained) -> dict[int, float]:
         (unmatched, "permute B before you measure"),
         (all_inputs, "only the first n inputs"),
         (on_test_inputs, "matched on test inputs"),
+        (on_training_inputs, "the training barrier"),
         (off_by_one, "with 200 inputs you got"),
     ],
 )
 def test_the_experiment_names_mistakes(trained: Trained, mistake: Any, message: str) -> None:
-    with pytest.raises(Wrong, match=message):
+    with pytest.raises(Wrong, match=re.escape(message)):
         check("inputs-needed", lambda: (mistake(trained), trained))
 
 
