@@ -8,13 +8,14 @@ import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from lmc_lessons.experiments import experiment, is_fresh, lessons
 from lmc_lessons.experiments.runs import Stages, override
 from lmc_lessons.results import Decision, Result, load, results_folder, save
+from lmc_lessons.training import TrainingError
 
 PARTIAL = ".partial"
 AGREEMENT = 1e-3  # relative difference at which one seed, run again, counts as the same
@@ -30,16 +31,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 when the command completed, 2 on bad input (one line says what is wrong and what is
         allowed).
     """
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         return int(options.command(options) or 0)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, TrainingError) as error:
         print(f"lmc-lessons: {error}", file=sys.stderr)
         return 2
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses bad words in one line, as everything else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lmc-lessons", description=__doc__)
+    parser = _Parser(prog="lmc-lessons", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     commands.add_parser("list", help="lessons and their presets").set_defaults(command=_list)
     run = commands.add_parser("run", help="run a lesson's experiment")
@@ -149,6 +157,8 @@ def _scorecard(options: argparse.Namespace) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}, give one that holds results")
     found = [load(p) for p in sorted(folder.glob("*.json")) if not p.stem.endswith("-changed")]
+    if not found:
+        print(f"no results in {folder}")
     for result in found:
         note = "" if is_fresh(result) else " (stale: the code has changed since)"
         print(f"{result.lesson}, {result.preset}, {len(result.seeds)} seeds{note}")
@@ -211,6 +221,8 @@ def disagreement(once: Result, result: Result) -> float:
     gaps = [_gap(values[0], result.metrics[name][place]) for name, values in once.metrics.items()]
     for name, series in once.series.items():
         new, old = (_flat(s) for s in (series.values[0], result.series[name].values[place]))
+        if len(new) != len(old):
+            return float("inf")
         gaps += [_gap(p, q) for p, q in zip(new, old, strict=True)]
     return max(gaps)
 

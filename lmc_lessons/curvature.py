@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp
+from torch.func import grad, vjp
 
 from lmc_lessons.models import Params
 
@@ -40,9 +40,11 @@ def gradient(loss: Callable[[Params], Tensor], params: Params) -> Params:
 def hessian_vector_product(
     loss: Callable[[Params], Tensor], params: Params, vector: Params
 ) -> Params:
-    r"""The product $H v$ of the Hessian with a vector, as the derivative of the gradient along $v$.
+    r"""The product $H v$ of the Hessian with a vector.
 
-    Forward over reverse: the cost is that of a few gradients, and memory that of two.
+    The Hessian is symmetric, so it is the pull-back of $v$ through the gradient.
+
+    The cost is that of a few gradients, and so is the memory.
 
     Args:
         loss: Maps parameters to a scalar; the network inside should be in eval mode, since batch
@@ -61,4 +63,5 @@ def hessian_vector_product(
     if shapes != given:
         wrong = sorted(set(shapes.items()) ^ set(given.items()))
         raise ValueError(f"vector and parameters differ in names or shapes: {wrong[:2]}")
-    return jvp(grad(loss), (params,), (vector,))[1]
+    product: Params = vjp(grad(loss), params)[1](vector)[0]
+    return product

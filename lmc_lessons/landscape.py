@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -147,13 +148,18 @@ def barrier(positions: Sequence[float], losses: Sequence[float]) -> Barrier:
         Largest excess over the chord, and the excess at the midpoint.
 
     Raises:
-        ValueError: If positions do not run from 0 to 1 through 0.5, or lengths differ.
+        ValueError: If positions do not rise from 0 to 1 through 0.5, lengths differ, or a loss is
+            not finite.
 
     Taught in: book/start
     """
     grid = [float(p) for p in positions]
     if len(grid) != len(losses) or not grid or (grid[0], grid[-1]) != (0.0, 1.0):
         raise ValueError(f"a barrier needs one loss per position from 0 to 1, got positions {grid}")
+    if grid != sorted(set(grid)):
+        raise ValueError(f"a barrier needs increasing positions, got {grid}")
+    if not all(math.isfinite(loss) for loss in losses):
+        raise ValueError(f"a barrier needs finite losses, got {list(losses)}")
     if 0.5 not in grid:
         raise ValueError(f"a barrier needs the midpoint 0.5 among its positions, got {grid}")
     excess = [
@@ -194,7 +200,8 @@ def plane(
     along = dot(second, first)
     second = {name: value - along * first[name] for name, value in second.items()}
     across = dot(second, second) ** 0.5
-    if across < 1e-6 * reach:
+    rounding = 1e-6 * dot(origin, origin) ** 0.5
+    if across < max(1e-6 * reach, rounding):
         raise ValueError("a plane needs three networks that are not on one line")
     second = {name: value / across for name, value in second.items()}
     for name, tensor in origin.items():
@@ -218,11 +225,16 @@ def reset_batchnorm(model: nn.Module, params: Params, x: Tensor, *, chunk: int =
     Returns:
         The same parameters with new statistics; the same network if it has no BatchNorm.
 
+    Raises:
+        ValueError: If there are fewer than two inputs.
+
     Taught in: book/connectivity/weight-matching
     """
     layers = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not layers:
         return params
+    if len(x) < 2:
+        raise ValueError(f"statistics need at least 2 inputs, got {len(x)}")
     fresh = {
         name: torch.zeros_like(tensor)
         if name.endswith(("running_mean", "num_batches_tracked"))
@@ -231,7 +243,9 @@ def reset_batchnorm(model: nn.Module, params: Params, x: Tensor, *, chunk: int =
         else tensor
         for name, tensor in params.items()
     }
-    before = [(layer.training, layer.momentum) for layer in layers]
+    modes = [(module, module.training) for module in model.modules()]
+    momenta = [(layer, layer.momentum) for layer in layers]
+    model.eval()
     try:
         for layer in layers:
             layer.training, layer.momentum = True, None  # None: a cumulative average
@@ -240,6 +254,8 @@ def reset_batchnorm(model: nn.Module, params: Params, x: Tensor, *, chunk: int =
                 if len(part) > 1:
                     predict(model, fresh, part)
     finally:
-        for layer, (training, momentum) in zip(layers, before, strict=True):
-            layer.training, layer.momentum = training, momentum
+        for module, training in modes:
+            module.training = training
+        for layer, momentum in momenta:
+            layer.momentum = momentum
     return fresh

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 from torch.nn import functional as F
 
 Params = dict[str, Tensor]
@@ -32,6 +32,7 @@ RESNET_STAGES: dict[int, tuple[tuple[int, int], ...]] = {  # (channels, blocks) 
     18: ((64, 2), (128, 2), (256, 2), (512, 2)),
     20: ((16, 3), (32, 3), (64, 3)),
 }
+SMALLEST_IMAGE = {"cnn": 4, "vgg": 32, "resnet": 1}  # what pooling leaves at least one pixel of
 ALLOWED_DEPTHS = {"vgg": tuple(VGG_LAYERS), "resnet": tuple(RESNET_STAGES)}
 
 
@@ -73,6 +74,12 @@ class ModelConfig:
         if self.architecture != "mlp" and len(self.input_shape) != 3:
             raise ValueError(
                 f"{self.architecture} needs images of shape (channels, height, width), "
+                f"got input_shape {self.input_shape}"
+            )
+        smallest = SMALLEST_IMAGE.get(self.architecture, 0)
+        if min(self.input_shape[1:], default=smallest) < smallest:
+            raise ValueError(
+                f"{self.architecture} needs images of at least {smallest} x {smallest} pixels, "
                 f"got input_shape {self.input_shape}"
             )
 
@@ -164,12 +171,11 @@ class VGG(nn.Module):
             layers += [norm_layer(config.norm, out, image=True), nn.ReLU()]
             channels = out
         self.features = nn.Sequential(*layers)
-        self.pool = nn.AdaptiveAvgPool2d(1)
         self.output = nn.Linear(channels, config.classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, 32, 32) to logits (N, classes)."""
-        return self.output(self.pool(self.features(x)).flatten(1))
+        return self.output(self.features(x).mean((2, 3)))
 
 
 class BasicBlock(nn.Module):
@@ -216,13 +222,12 @@ class ResNet(nn.Module):
                 blocks.append(BasicBlock(channels, base * config.width, stride, config.norm))
                 channels = base * config.width
         self.blocks = nn.Sequential(*blocks)
-        self.pool = nn.AdaptiveAvgPool2d(1)
         self.output = nn.Linear(channels, config.classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) to logits (N, classes)."""
         x = self.blocks(F.relu(self.norm(self.conv(x))))
-        return self.output(self.pool(x).flatten(1))
+        return self.output(x.mean((2, 3)))
 
 
 def build(config: ModelConfig) -> nn.Module:
@@ -326,7 +331,7 @@ def predict_stacked(model: nn.Module, stacked: Params, x: Tensor) -> Tensor:
     """Run S networks of one architecture at once, each on its own inputs.
 
     An ``MLP`` runs as batched matrix products, which gives bit for bit what S single runs give; any
-    other architecture runs through ``torch.func.vmap``.
+    other architecture runs network by network (on a CPU ``vmap`` is no faster, and not exact).
 
     Args:
         model: Architecture.
@@ -338,10 +343,8 @@ def predict_stacked(model: nn.Module, stacked: Params, x: Tensor) -> Tensor:
     """
     if isinstance(model, MLP):
         return _stacked_mlp(model, stacked, x)
-    if len(x) == 1:
-        return predict(model, {name: t[0] for name, t in stacked.items()}, x[0]).unsqueeze(0)
-    run = vmap(lambda params, inputs: functional_call(model, params, (inputs,)))
-    return run(stacked, x)
+    singles = zip(unstack(stacked), x, strict=True)
+    return torch.stack([predict(model, params, inputs) for params, inputs in singles])
 
 
 def _stacked_mlp(model: MLP, stacked: Params, x: Tensor) -> Tensor:
@@ -363,18 +366,21 @@ def _stacked_mlp(model: MLP, stacked: Params, x: Tensor) -> Tensor:
 
 
 def _stacked_batchnorm(norm: nn.BatchNorm1d, own: Params, x: Tensor) -> Tensor:
-    """BatchNorm of S networks as one with S times the units: (S, N, units) -> (S, N, units)."""
-    wide = x.movedim(0, 1).flatten(1)  # (N, S * units)
-    wide = F.batch_norm(
-        wide,
-        own["running_mean"].view(-1),  # views, so the running statistics are updated in place
-        own["running_var"].view(-1),
-        own["weight"].flatten(),
-        own["bias"].flatten(),
-        norm.training,
-        norm.momentum or 0.1,
-        norm.eps,
-    )
+    """BatchNorm of S networks, one after the other to be exact: (S, N, units) to the same."""
     if norm.training:
         own["num_batches_tracked"].add_(1)
-    return wide.unflatten(1, (x.shape[0], x.shape[2])).movedim(1, 0)
+    return torch.stack(
+        [
+            F.batch_norm(
+                inputs,
+                own["running_mean"][s],  # views, so the running statistics are updated in place
+                own["running_var"][s],
+                own["weight"][s],
+                own["bias"][s],
+                norm.training,
+                norm.momentum or 0.1,
+                norm.eps,
+            )
+            for s, inputs in enumerate(x)
+        ]
+    )

@@ -103,10 +103,7 @@ class Claim:
         verdict = decide(values, interval, self.margin, self.kind)
         if len(values) < 2:
             return self._decision(verdict, (interval.mean, None, None), "1 seed: no interval")
-        evidence = f"{len(values)} seeds, {self.kind} than the margin"
-        if self.kind != "greater":
-            evidence = f"{len(values)} seeds, {self.kind} within the margin"
-        return self._decision(verdict, interval, evidence)
+        return self._decision(verdict, interval, f"{len(values)} seeds, rule: {self.kind}")
 
     def _decision(
         self,
@@ -235,8 +232,14 @@ class Result:
 
         Returns:
             A dictionary that ``json.dumps`` accepts.
+
+        Raises:
+            ValueError: If a metric has a value that is not finite.
         """
         plain = dataclasses.asdict(self)
+        for name, values in self.metrics.items():
+            if not all(abs(value) < float("inf") for value in values):
+                raise ValueError(f"metric {name} has values that are not finite: {values}")
         metrics = {
             name: {"values": values, **_finite(t_interval(values))}
             for name, values in self.metrics.items()
@@ -256,6 +259,8 @@ class Result:
         Raises:
             ValueError: If the schema is not the one this code writes.
         """
+        if not isinstance(plain, Mapping):
+            raise ValueError(f"a result is a JSON object, got {type(plain).__name__}")
         if plain.get("schema") != SCHEMA:
             raise ValueError(f"result has schema {plain.get('schema')!r}, this code reads {SCHEMA}")
         fields = {key: value for key, value in plain.items() if key != "schema"}
@@ -286,8 +291,15 @@ def save(result: Result, folder: Path) -> Path:
 
 def dump(plain: Any) -> str:
     """JSON with one line per list of numbers, so that files stay small and differences readable."""
-    text = json.dumps(_rounded(plain), allow_nan=False)
-    return text.replace('}, "', '},\n "').replace('], "', '],\n "') + "\n"
+    return _lines(_rounded(plain), depth=2) + "\n"
+
+
+def _lines(plain: Any, depth: int) -> str:
+    """JSON whose dictionaries stand one entry a line, down to a depth."""
+    if depth == 0 or not isinstance(plain, dict) or not plain:
+        return json.dumps(plain, allow_nan=False)
+    entries = (f"{json.dumps(str(k))}: {_lines(v, depth - 1)}" for k, v in plain.items())
+    return "{\n" + ",\n".join(entries) + "\n}"
 
 
 def _rounded(plain: Any) -> Any:
@@ -316,7 +328,7 @@ def load(path: Path) -> Result:
     """
     try:
         return Result.from_json(json.loads(path.read_text()))
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path.name} is not a result of schema {SCHEMA}: {error}") from error
 
 
@@ -350,12 +362,17 @@ def write_atomically(path: Path, text: str) -> None:
         text: Its content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as part:
-        part.write(text)
-        part.flush()
-        os.fsync(part.fileno())
-    os.chmod(part.name, 0o644)
-    os.replace(part.name, path)
+    handle, part = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with open(handle, "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(part, 0o644)
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
 
 
 def code_hash(modules: Iterable[str]) -> str:
@@ -382,10 +399,21 @@ def code_hash(modules: Iterable[str]) -> str:
         if path is None:
             raise ValueError(f"{name} is not a module of {PACKAGE}")
         tree = ast.parse(path.read_text())
-        sources[name] = ast.dump(_without_docstrings(tree))
+        sources[name] = _canonical(_without_docstrings(tree))
         waiting.extend(imported_modules(tree))
     text = json.dumps(sorted(sources.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _canonical(node: Any) -> str:
+    """A syntax tree as text that is the same in every version of Python: empty fields left out."""
+    if isinstance(node, list):
+        return "[" + ",".join(_canonical(part) for part in node) + "]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
+    inside = ",".join(f"{name}={_canonical(value)}" for name, value in fields)
+    return f"{type(node).__name__}({inside})"
 
 
 def imported_modules(tree: ast.AST) -> set[str]:

@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from lmc_lessons.datasets import Dataset
 from lmc_lessons.models import (
+    MLP,
     ModelConfig,
     Params,
     build,
@@ -102,10 +103,15 @@ class TrainConfig:
             raise ValueError(
                 f"epochs must be >= 0 and batch_size >= 1, got {self.epochs}, {self.batch_size}"
             )
-        if self.learning_rate <= 0 or self.weight_decay < 0 or not 0 <= self.label_noise < 1:
+        if not self.learning_rate > 0 or self.weight_decay < 0 or not 0 <= self.label_noise < 1:
             raise ValueError(
                 "learning_rate must be > 0, weight_decay >= 0 and label_noise in [0, 1), got "
                 f"{self.learning_rate}, {self.weight_decay}, {self.label_noise}"
+            )
+        if self.momentum < 0 or self.warmup_epochs < 0:
+            raise ValueError(
+                "momentum and warmup_epochs must be >= 0, got "
+                f"{self.momentum}, {self.warmup_epochs}"
             )
 
 
@@ -143,6 +149,11 @@ def cross_entropy(predict: Predict, x: Tensor, y: Tensor) -> Tensor:
     return (
         F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view(y.shape).mean(1)
     )
+
+
+def _fast_cross_entropy(predict: Predict, x: Tensor, y: Tensor) -> Tensor:
+    """The same up to rounding, in the layout that PyTorch differentiates fastest on a CPU."""
+    return F.cross_entropy(predict(x).mT, y, reduction="none").mean(1)
 
 
 def generator(seed: int, *stream: int) -> torch.Generator:
@@ -203,7 +214,9 @@ def train(
         raise ValueError("train needs at least one seed, got none")
     if len(data.train_x) == 0:
         raise ValueError(f"train needs data, but {data.name} has no training samples")
+    _check_fit(model_config, data, config)
     run = _Run(model_config, data, tuple(seeds), config, loss, start, torch.device(device))
+    run.identity = _identity(model_config, data, tuple(seeds), config, start, snapshots)
     kept = {0: run.copy()} if 0 in snapshots else {}
     history = torch.zeros(len(seeds), config.epochs)
     first = 0
@@ -239,20 +252,31 @@ class _Run:
         start: Params | None,
         device: torch.device,
     ) -> None:
-        self.config, self.seeds, self.loss, self.device = config, seeds, loss, device
+        self.config, self.seeds, self.device = config, seeds, device
+        self.loss = _fast_cross_entropy if config.fast and loss is cross_entropy else loss
         self.model = build(model_config).train().to(device)
         names = parameter_names(self.model)
         values = start or stack([initial(model_config, seed) for seed in seeds])
         values = {name: tensor.to(device, copy=True) for name, tensor in values.items()}
-        self.params = {name: values[name].requires_grad_() for name in names}
+        # Batched products give a weight's gradient transposed. Stored like that, it is not copied.
+        stored_transposed = config.fast and isinstance(self.model, MLP)
+        self.transposed = {n for n in names if stored_transposed and values[n].dim() == 3}
+        for name in self.transposed:
+            values[name] = values[name].mT.contiguous()
+        self.leaves = {name: values[name].requires_grad_() for name in names}
         self.buffers = {name: tensor for name, tensor in values.items() if name not in names}
-        self.optimizer = _optimizer(list(self.params.values()), config)
+        self.optimizer = _optimizer(list(self.leaves.values()), config)
         self.x = data.train_x.to(device)
         self.y = torch.stack([noisy_labels(data, config.label_noise, s) for s in seeds]).to(device)
         self.batch = min(config.batch_size, len(self.x))
         self.steps = len(self.x) // self.batch
-        self.identity = _identity(model_config, data, seeds, config)
+        self.identity = ""
         self.predict: Predict = torch.compile(self._run) if config.compile else self._run
+
+    @property
+    def params(self) -> Params:
+        """The trained tensors in the architecture's own shapes (views)."""
+        return {n: t.mT if n in self.transposed else t for n, t in self.leaves.items()}
 
     def _run(self, x: Tensor) -> Tensor:
         return predict_stacked(self.model, {**self.params, **self.buffers}, x)
@@ -265,17 +289,16 @@ class _Run:
         ).to(self.device)
         streams = [generator(s, AUGMENTATION, epoch) for s in self.seeds]
         total = torch.zeros(len(self.seeds), device=self.device)
-        rows = torch.arange(len(self.seeds), device=self.device).unsqueeze(1)
         for step in range(self.steps):
             index = orders[:, step * self.batch : (step + 1) * self.batch]
             factor = schedule_factor(self.config, epoch * self.steps + step, self.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * factor
-            total += self._step(self._images(index, streams), self.y[rows, index])
+            total += self._step(self._images(index, streams), self.y.gather(1, index))
         return (total / self.steps).cpu()
 
     def _images(self, index: Tensor, streams: list[torch.Generator]) -> Tensor:
-        x = self.x[index]  # (S, B, ...)
+        x = self.x.index_select(0, index.flatten()).unflatten(0, index.shape)  # (S, B, ...)
         if self.config.augmentation == "flip-crop":
             x = torch.stack([flip_crop(part, g) for part, g in zip(x, streams, strict=True)])
         if self.config.channels_last:
@@ -299,14 +322,15 @@ class _Run:
     def copy(self) -> Params:
         """The present parameters and buffers, on the CPU."""
         both = {**self.params, **self.buffers}
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in both.items()}
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in both.items()}
+        return {name: tensor.contiguous() for name, tensor in copies.items()}
 
     def save(self, path: Path, epochs: int, kept: dict[int, Params], history: Tensor) -> None:
         """Write everything needed to go on after ``epochs``, atomically."""
         tensors = {f"state/{name}": tensor for name, tensor in self.copy().items()}
         for epoch, params in kept.items():
             tensors |= {f"kept/{epoch}/{name}": tensor for name, tensor in params.items()}
-        for index, parameter in enumerate(self.params.values()):
+        for index, parameter in enumerate(self.leaves.values()):
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer/{index}/{key}"] = torch.as_tensor(value).detach().cpu()
         tensors["loss"] = history
@@ -326,7 +350,7 @@ class _Run:
             raise TrainingError(f"{path.name} is not a checkpoint: {error}") from error
         if meta.get("run") != self.identity:
             raise TrainingError(f"{path.name} is a checkpoint of another run; remove it or its run")
-        parameters = list(self.params.values())
+        parameters = list(self.leaves.values())
         with torch.no_grad():
             for name, tensor in tensors.items():
                 kind, _, rest = name.partition("/")
@@ -343,11 +367,33 @@ class _Run:
         return int(meta["epochs"])
 
 
+def _check_fit(model_config: ModelConfig, data: Dataset, config: TrainConfig) -> None:
+    if data.input_shape != model_config.input_shape or data.classes > model_config.classes:
+        raise ValueError(
+            f"{data.name} has inputs of shape {data.input_shape} and {data.classes} classes, the "
+            f"model takes {model_config.input_shape} and {model_config.classes}"
+        )
+    for name, wanted in (
+        ("augmentation flip-crop", config.augmentation == "flip-crop"),
+        ("channels_last", config.channels_last),
+    ):
+        if wanted and len(data.input_shape) != 3:
+            raise ValueError(f"{name} needs images, {data.name} has inputs {data.input_shape}")
+
+
 def _identity(
-    model_config: ModelConfig, data: Dataset, seeds: tuple[int, ...], config: TrainConfig
+    model_config: ModelConfig,
+    data: Dataset,
+    seeds: tuple[int, ...],
+    config: TrainConfig,
+    start: Params | None,
+    snapshots: Sequence[int],
 ) -> str:
     plain = (dataclasses.asdict(model_config), dataclasses.asdict(config), seeds, data.sha256)
-    return hashlib.sha256(repr(plain).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(repr((*plain, sorted(snapshots))).encode())
+    for name, tensor in sorted((start or {}).items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _optimizer(parameters: list[Tensor], config: TrainConfig) -> torch.optim.Optimizer:
@@ -399,6 +445,8 @@ def noisy_labels(data: Dataset, fraction: float, seed: int) -> Tensor:
     stream = generator(seed, LABEL_NOISE)
     chosen = torch.randperm(len(labels), generator=stream)[:count]
     classes = len(data.class_names)
+    if classes < 2:
+        raise ValueError(f"label noise needs a second class, {data.name} has {classes}")
     shift = torch.randint(1, classes, (count,), generator=stream)
     labels[chosen] = (labels[chosen] + shift) % classes
     return labels

@@ -81,7 +81,8 @@ def test_product_is_the_difference_of_two_gradients(
 
     def gradient_at(shift: float) -> Tensor:
         moved = {n: (t + shift * vector[n]).requires_grad_() for n, t in params.items()}
-        return torch.cat([g.flatten() for g in torch.autograd.grad(loss(moved), moved.values())])
+        slopes = torch.autograd.grad(loss(moved), list(moved.values()))
+        return torch.cat([slope.flatten() for slope in slopes])
 
     expected = (gradient_at(step) - gradient_at(-step)) / (2 * step)
     found = flat(hessian_vector_product(loss, params, vector))

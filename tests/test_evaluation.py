@@ -85,11 +85,11 @@ def test_logits_come_in_bounded_chunks_without_gradients() -> None:
 
 
 def test_logits_follow_the_mode_of_the_model() -> None:
-    outputs = [
+    training, evaluating = (
         torch.cat(list(logits_in_chunks(build(NETWORK).train(mode), initial(NETWORK, 0), X)))
         for mode in (True, False)
-    ]
-    assert not torch.allclose(*outputs)
+    )
+    assert not torch.allclose(training, evaluating)
 
 
 # --- AUROC ----------------------------------------------------------------------------------------

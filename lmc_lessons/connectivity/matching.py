@@ -26,6 +26,7 @@ from lmc_lessons.connectivity.symmetry import (
     Permutations,
     Symmetry,
     activations,
+    check_permutations,
 )
 from lmc_lessons.models import Params
 
@@ -72,13 +73,12 @@ def assign(similarity: Tensor) -> Tensor:
     """
     if similarity.dim() != 2 or similarity.shape[0] != similarity.shape[1]:
         raise ValueError(f"assign needs a square matrix, got shape {tuple(similarity.shape)}")
+    if not torch.isfinite(similarity).all():
+        raise ValueError("assign needs finite similarities, got NaN or infinity")
     best = similarity.argmax(1)
-    if len(best.unique()) == len(best) and bool(torch.isfinite(similarity).all()):
+    if len(best.unique()) == len(best):
         return best.cpu()
-    try:
-        return torch.from_numpy(linear_sum_assignment(similarity.cpu().numpy(), maximize=True)[1])
-    except ValueError as error:
-        raise ValueError(f"assign needs finite similarities: {error}") from error
+    return torch.from_numpy(linear_sum_assignment(similarity.cpu().numpy(), maximize=True)[1])
 
 
 def weight_matching(
@@ -133,6 +133,7 @@ def weight_matching(
         raise ValueError(f"restarts and max_sweeps must be >= 1, got {restarts}, {max_sweeps}")
     problem = _Problem(symmetry, a, b, device)
     if isinstance(start, dict):
+        check_permutations(symmetry, start)
         begin = {**symmetry.identity(), **{k: v.cpu() for k, v in start.items()}}
     else:
         begin = problem.greedy() if start == "greedy" else symmetry.identity()
@@ -418,13 +419,12 @@ class _Moments:
     def correlation(self) -> Tensor:
         """Pearson correlation, shape (units, units); 0 where a unit never varies."""
         mean_a, mean_b, square_a, square_b, product = (s / self.count for s in self.sums)
-        deviation_a, deviation_b = (
-            (square - mean**2).clamp_min(0).sqrt()
-            for square, mean in ((square_a, mean_a), (square_b, mean_b))
-        )
-        scale = torch.outer(deviation_a, deviation_b)
+        variance_a, variance_b = square_a - mean_a**2, square_b - mean_b**2
+        alive_a, alive_b = variance_a > 1e-12 * square_a, variance_b > 1e-12 * square_b
+        alive = torch.outer(alive_a, alive_b)
+        scale = torch.outer(variance_a.clamp_min(0).sqrt(), variance_b.clamp_min(0).sqrt())
         covariance = product - torch.outer(mean_a, mean_b)
-        return torch.where(scale > 1e-12, covariance / scale.clamp_min(1e-12), 0.0)
+        return torch.where(alive, covariance / torch.where(alive, scale, 1.0), 0.0)
 
 
 def unit_similarity(

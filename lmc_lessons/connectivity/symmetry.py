@@ -54,12 +54,14 @@ class Group:
         size: Number of units.
         members: Every axis to reorder.
         probe: Node of the traced network whose value shows the units' activations.
+        probe_axis: Which axis of that value holds the units.
     """
 
     name: str
     size: int
     members: tuple[Member, ...]
     probe: str
+    probe_axis: int
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,9 @@ def find_symmetry(model: nn.Module, example: Tensor, *, prove: bool = True) -> S
 
     Taught in: book/connectivity/weight-matching
     """
-    graph = _Tracer().trace_network(model)
-    traced = fx.GraphModule(model, graph)
+    twin = copy.deepcopy(model).eval()  # the network itself is left as it is
+    graph = _Tracer().trace_network(twin)
+    traced = fx.GraphModule(twin, graph)
     axes = _Axes(traced, example)
     for node in graph.nodes:
         axes.visit(node)
@@ -141,12 +144,7 @@ def permute(symmetry: Symmetry, params: Params, permutations: Mapping[str, Tenso
 
     Taught in: book/connectivity/weight-matching
     """
-    sizes = {group.name: group.size for group in symmetry.groups}
-    for name, index in permutations.items():
-        if name not in sizes:
-            raise ValueError(f"no group {name!r}, this network has: {', '.join(sizes)}")
-        if not torch.equal(index.cpu().sort().values, torch.arange(sizes[name])):
-            raise ValueError(f"{name!r} needs a permutation of 0..{sizes[name] - 1}")
+    check_permutations(symmetry, permutations)
     result = dict(params)
     for group in symmetry.groups:
         if group.name not in permutations:
@@ -158,6 +156,26 @@ def permute(symmetry: Symmetry, params: Params, permutations: Mapping[str, Tenso
                 member.axis, _blocked(index, member.block).to(tensor.device)
             )
     return result
+
+
+def check_permutations(symmetry: Symmetry, permutations: Mapping[str, Tensor]) -> None:
+    """Refuse what does not permute the groups of a network.
+
+    Args:
+        symmetry: The groups of the architecture.
+        permutations: Group name to an index tensor of shape (size,).
+
+    Raises:
+        ValueError: If a name is not a group, or an index tensor is not a permutation of the
+            group's size.
+    """
+    sizes = {group.name: group.size for group in symmetry.groups}
+    for name, index in permutations.items():
+        if name not in sizes:
+            raise ValueError(f"no group {name!r}, this network has: {', '.join(sizes)}")
+        whole = not index.is_floating_point() and index.dim() == 1
+        if not whole or not torch.equal(index.cpu().sort().values, torch.arange(sizes[name])):
+            raise ValueError(f"{name!r} needs a permutation of 0..{sizes[name] - 1}")
 
 
 def _blocked(index: Tensor, block: int) -> Tensor:
@@ -211,9 +229,13 @@ def check_symmetry(
         for name, tensor in state(double).items()
     }
     x = example[:2].to("cpu", torch.float64)
+    permutations = {
+        name: index.roll(1) if torch.equal(index, index.sort().values) else index  # must move
+        for name, index in symmetry.random(seed).items()
+    }
     with torch.no_grad():
         before = predict(double, params, x)
-        after = predict(double, permute(symmetry, params, symmetry.random(seed)), x)
+        after = predict(double, permute(symmetry, params, permutations), x)
     gap = float((after - before).abs().max() / before.abs().max().clamp_min(1e-30))
     if not gap <= tolerance:
         raise SymmetryError(
@@ -232,7 +254,7 @@ class _Tracer(fx.Tracer):
     def trace_network(self, root: nn.Module) -> fx.Graph:
         try:
             return self.trace(root)
-        except (fx.proxy.TraceError, TypeError) as error:
+        except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
             raise SymmetryError(f"this network cannot be traced: {error}") from error
 
 
@@ -265,7 +287,6 @@ POOL = {
 POOL_MODULES = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 FLATTEN = {torch.flatten}
 RESHAPE_METHODS = {"view", "reshape", "flatten"}
-SCALARS = {getattr, operator.getitem}
 
 
 class _Axes:
@@ -279,7 +300,13 @@ class _Axes:
         self.members: dict[tuple[str, int], _Label] = {}
         self.values: dict[fx.Node, tuple[_Label, ...]] = {}
         meta = copy.deepcopy(traced).to("meta").eval()
-        ShapeProp(meta).propagate(torch.empty(example.shape, device="meta"))
+        try:
+            ShapeProp(meta).propagate(
+                torch.empty(example.shape, dtype=example.dtype, device="meta")
+            )
+        except RuntimeError as error:
+            shape = tuple(example.shape)
+            raise SymmetryError(f"this network does not take inputs of shape {shape}") from error
         self.shapes: dict[str, Any] = {
             node.name: node.meta.get("tensor_meta") for node in meta.graph.nodes
         }
@@ -312,6 +339,8 @@ class _Axes:
 
     def join(self, tensor: str, axis: int, label: _Label, node: fx.Node) -> None:
         """Say that an axis of a parameter or buffer follows a label (used twice: both labels)."""
+        if tensor not in self.parameters and tensor not in self.buffers:
+            raise SymmetryError(f"{tensor} is one tensor with another name too, which is not known")
         self.tie(self.members.setdefault((tensor, axis), label), label, node)
 
     # Operations
@@ -326,10 +355,17 @@ class _Axes:
                     self.tie(label, FIXED, node)
         elif node.op == "call_module":
             self.values[node] = self.module(node, self.modules[str(node.target)])
-        elif shape is None or not node.all_input_nodes:
+        elif shape is None and self.is_plain(node):
             self.values[node] = ()  # a size or another plain number
+        elif shape is None:
+            self.values[node] = self.opaque(node)
         else:
             self.values[node] = self.function(node)
+
+    def is_plain(self, node: fx.Node) -> bool:
+        """Whether a value is a number or shape, which no reordering changes."""
+        asks = node.target is getattr or node.target in ("size", "dim", "numel")
+        return asks or not any(self.values.get(n) for n in node.all_input_nodes)
 
     def function(self, node: fx.Node) -> tuple[_Label, ...]:
         method = node.target if node.op == "call_method" else None
@@ -401,7 +437,7 @@ class _Axes:
         return source
 
     def binary(self, node: fx.Node) -> tuple[_Label, ...]:
-        operands = [n for n in node.args if isinstance(n, fx.Node) and self.shape(n) is not None]
+        operands = [n for n in node.all_input_nodes if self.shape(n) is not None]
         shapes = {self.shape(n) for n in operands}
         if len(operands) == 1:
             return self.values[operands[0]]
@@ -425,7 +461,8 @@ class _Axes:
         if before == after:
             return source
         start = 0
-        while start < len(after) and before[start] == after[start] and start < len(after) - 1:
+        shorter = min(len(before), len(after) - 1)
+        while start < shorter and before[start] == after[start]:
             start += 1
         if len(after) != start + 1:
             return self.opaque(node)
@@ -476,17 +513,19 @@ class _Axes:
         if len(sizes) != 1:
             raise SymmetryError(f"axes tied together differ in size: {members}")
         name = members[0].tensor.rsplit(".", 1)[0]
-        return Group(name, sizes.pop(), tuple(members), self.probe(root))
+        return Group(name, sizes.pop(), tuple(members), *self.probe(root))
 
-    def probe(self, root: int) -> str:
-        """The last node that shows the units one by one: after the activation, before pooling."""
+    def probe(self, root: int) -> tuple[str, int]:
+        """The last node that shows the units one by one (after the activation), and their axis."""
         shown = [
-            node
+            (node, axis)
             for node, labels in self.values.items()
-            if any(self.root(label.variable) == root and label.block == 1 for label in labels)
+            for axis, label in enumerate(labels)
+            if self.root(label.variable) == root and label.block == 1
         ]
-        active = [node for node in shown if self.is_activation(node)]
-        return (active or shown)[-1].name
+        active = [(node, axis) for node, axis in shown if self.is_activation(node)]
+        node, axis = (active or shown)[-1]
+        return node.name, axis
 
     def is_activation(self, node: fx.Node) -> bool:
         layer = self.modules.get(str(node.target)) if node.op == "call_module" else None
@@ -521,8 +560,7 @@ def activations(symmetry: Symmetry, params: Params, x: Tensor) -> dict[str, Tens
         values = predict(run, params, x)
     shown = {}
     for group, value in zip(symmetry.groups, values, strict=True):
-        axis = 1 if value.dim() > 2 else value.dim() - 1
-        shown[group.name] = value.movedim(axis, 0).flatten(1)
+        shown[group.name] = value.movedim(group.probe_axis, 0).flatten(1)
     return shown
 
 

@@ -10,6 +10,7 @@ import json
 import platform
 import shutil
 import time
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -219,20 +220,31 @@ def _set(config: Any, path: list[str], text: str, key: str) -> Any:
         return dataclasses.replace(config, **{path[0]: _set(old, path[1:], text, key)})
     if len(path) > 1:
         raise ValueError(f"{'.'.join(path[:1])!r} has no settings below it, got {key!r}")
-    return dataclasses.replace(config, **{path[0]: _parsed(text, old, key)})
+    wanted = typing.get_type_hints(type(config))[path[0]]
+    return dataclasses.replace(config, **{path[0]: _parsed(text, wanted, old, key)})
 
 
-def _parsed(text: str, old: Any, key: str) -> Any:
-    """Read a value as the kind that the setting has now."""
+def _parsed(text: str, wanted: Any, old: Any, key: str) -> Any:
+    """Read a value as the kind that the setting is declared to be."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
-    if isinstance(old, tuple):
-        value = tuple(value) if isinstance(value, list | tuple) else (value,)
-    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if old is not None and type(value) is not type(old):
-        kind = type(old).__name__
+    inner = typing.get_args(wanted)
+    if typing.get_origin(wanted) is tuple:
+        values = value if isinstance(value, list | tuple) else (value,)
+        value = tuple(_number(v, inner[0]) for v in values)
+        fits = all(type(v) is inner[0] for v in value)
+        kind = f"tuple of {inner[0].__name__}"
+    else:
+        kinds = [k for k in inner if isinstance(k, type)] or [type(old)]
+        value = _number(value, kinds[0])
+        fits = type(value) in kinds
+        kind = " or ".join(k.__name__ for k in kinds)
+    if not fits:
         raise ValueError(f"{key} must be of type {kind} (now {old!r}), got {text!r}")
     return value
+
+
+def _number(value: Any, kind: Any) -> Any:
+    return float(value) if kind is float and type(value) is int else value

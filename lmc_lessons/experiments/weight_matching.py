@@ -43,6 +43,7 @@ PATHS = ("naive", "random", "one sweep", "weights", "activations")
 SWEEP_PATHS = ("naive", "weights")
 REPAIRED = ("weights", "weights + REPAIR", "activations", "activations + REPAIR")
 NORM_PATHS = ("naive", "naive + reset", "weights", "weights + reset")
+SWEEPS = 30  # to which the objective is filled up with its last value
 Pair = tuple[Params, Params]
 Numbers = dict[str, Any]
 
@@ -95,6 +96,22 @@ class Config:
             raise ValueError(f"seeds must be different integers >= 0, got {self.seeds}")
         if self.positions < 3 or self.positions % 2 == 0:
             raise ValueError(f"positions must be odd and at least 3, got {self.positions}")
+        if self.together < 0 or min(self.epochs, default=0) < 0:
+            raise ValueError(
+                f"together and epochs must be >= 0, got {self.together} and {self.epochs}"
+            )
+        for name in ("evaluate", "match_with", "deep_width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for width in self.widths:  # every architecture and recipe that the run will need
+            dataclasses.replace(self.model, width=width)
+        for depth in self.depths:
+            dataclasses.replace(self.model, depth=depth)
+        for norm in self.norms:
+            dataclasses.replace(self.model, norm=norm)  # type: ignore[arg-type]
+        for decay in self.weight_decays:
+            dataclasses.replace(self.train, weight_decay=decay)
 
 
 def _on_gpu(**changes: Any) -> TrainConfig:
@@ -127,12 +144,12 @@ _FULL_MLP = Config(
     preset="full-mnist-mlp",
     dataset="mnist",
     model=_MNIST_MLP,
-    train=TrainConfig(epochs=25, batch_size=500, fast=True),
-    epochs=(0, 1, 2, 3, 5, 10, 25),
+    train=TrainConfig(epochs=10, batch_size=500, fast=True),
+    epochs=(0, 1, 2, 3, 5, 10),
     together=2,
     evaluate=10_000,
     match_with=10_000,
-    **_ALONE | {"widths": (32, 64, 128, 256, 512)},
+    **_ALONE | {"widths": (32, 128, 512)},
 )
 _RESNET20 = ModelConfig("resnet", (3, 32, 32), 10, width=4, depth=20, norm="layer")
 _FULL_RESNET = Config(
@@ -224,6 +241,10 @@ def run(
     """
     stages = Stages(folder, config, progress=progress)
     data = datasets.load(config.dataset, limit=config.limit, root=root)
+    if data.classes > config.model.classes:
+        raise ValueError(
+            f"{config.dataset} has {data.classes} classes, the model {config.model.classes}"
+        )
     if tuple(data.train_x.shape[1:]) != config.model.input_shape:
         raise ValueError(
             f"{config.dataset} has inputs of shape {tuple(data.train_x.shape[1:])}, "
@@ -363,7 +384,7 @@ def measure_pairs(context: _Context) -> tuple[dict[str, list[float]], dict[str, 
         name: Series(axes, [m["series"][name] for m in measured])
         for name in ("test_loss", "test_accuracy", "train_loss")
     }
-    sweeps = max(len(m["objective"]) for m in measured)
+    sweeps = max(SWEEPS, *(len(m["objective"]) for m in measured))
     padded = [
         m["objective"] + m["objective"][-1:] * (sweeps - len(m["objective"])) for m in measured
     ]
@@ -775,12 +796,18 @@ def measure_counterexample(config: Config) -> dict[str, list[float]]:
 # study
 
 
+def _shares(before: Sequence[float], after: Sequence[float]) -> list[float]:
+    if min(before) <= 0:
+        raise KeyError("a barrier before matching in every pair")
+    return [q / p for p, q in zip(before, after, strict=True)]
+
+
 def share_removed(method: str) -> Any:
     """Effect: the share of the naive barrier that a matching removes, per pair."""
 
     def effect(result: Result) -> list[float]:
         naive, left = result.metric("naive_barrier"), result.metric(f"{method}_barrier")
-        return [1 - after / before for before, after in zip(naive, left, strict=True)]
+        return [1 - share for share in _shares(naive, left)]
 
     return effect
 
@@ -791,14 +818,10 @@ def rank_fall(result: Result) -> list[float]:
     widths = series.axes["width"]
     if len(widths) < 3:
         raise KeyError("widths")
-    return [
-        -float(
-            spearmanr(
-                widths, [after / before for before, after in zip(naive, left, strict=True)]
-            ).statistic
-        )
-        for naive, left in series.values
-    ]
+    shares = [_shares(naive, left) for naive, left in series.values]
+    if any(len(set(left)) == 1 for left in shares):
+        raise KeyError("a share of the barrier that changes with width")
+    return [-float(spearmanr(widths, left).statistic) for left in shares]
 
 
 def early_minus_final(result: Result) -> list[float]:
@@ -887,7 +910,6 @@ CLAIMS: tuple[Claim, ...] = (
         margin=0.0,
         reason="every unit is either found or not",
         kind="exact",
-        unit="misplaced units + extra sweeps",
         paper="exact, in 3-4 sweeps",
     ),
     Claim(

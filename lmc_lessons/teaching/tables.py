@@ -83,17 +83,17 @@ def claims_table(lesson: str, full: Sequence[str] = ()) -> HTML:
     claims: Sequence[Claim] = experiment(lesson).CLAIMS
     study = stored(lesson, "study")
     scales = {name: found for name in full if (found := stored(lesson, name))}
-    titles = ["", "claim", "here, study", *map(_scale_title, scales.items()), "the paper"]
+    titles = ["", "claim", "here, study", "here, full scale", "the paper"]
     rows = []
     for claim in claims:
         small = study.decision(claim.id) if study else None
-        large = [_full_cell(claim, result) for result in scales.values()]
+        large = [_full_cell(name, claim, result) for name, result in scales.items()]
         rows.append(
             [
                 f"<strong>{html.escape(claim.id)}</strong>",
                 _statement(claim),
                 f"{effect_text(small, claim.unit)}<br>{verdict_text(small)}" if small else "–",
-                *large,
+                "<br>".join(cell for cell in large if cell) or "–",
                 html.escape(claim.paper),
             ]
         )
@@ -109,18 +109,17 @@ def _relation(claim: Claim) -> str:
     return "&gt;" if claim.kind == "greater" else "within ±"
 
 
-def _scale_title(item: tuple[str, Result]) -> str:
-    name, result = item
-    stale = "" if is_fresh(result) else " <small>(stale: the code has changed since)</small>"
-    return f"{html.escape(name)}{stale}"
-
-
-def _full_cell(claim: Claim, result: Result) -> str:
-    try:
-        decision = result.decision(claim.id)
-    except KeyError:
-        return "–"
-    return f"{effect_text(decision, claim.unit)}<br>{verdict_text(decision)}"
+def _full_cell(preset: str, claim: Claim, result: Result) -> str:
+    """One line for one result at full scale; nothing where it did not measure the claim."""
+    decision = claim.decide(result)
+    if decision.verdict == "not-measured":
+        return ""
+    stale = "" if is_fresh(result) else ", stale: the code has changed since"
+    name = html.escape(preset.removeprefix("full-"))
+    return (
+        f"{effect_text(decision, claim.unit)}<br>{verdict_text(decision)} "
+        f"<small>({name}{stale})</small>"
+    )
 
 
 def verdict_text(decision: Decision | None) -> str:
