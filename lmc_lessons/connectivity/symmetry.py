@@ -464,7 +464,7 @@ class _Axes:
         shorter = min(len(before), len(after) - 1)
         while start < shorter and before[start] == after[start]:
             start += 1
-        if len(after) != start + 1:
+        if len(after) != start + 1 or len(after) > len(before):
             return self.opaque(node)
         block = 1
         for length in before[start + 1 :]:

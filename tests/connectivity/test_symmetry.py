@@ -354,6 +354,15 @@ UNKNOWN: dict[str, tuple[nn.Module, tuple[int, ...], str]] = {
         (5,),
         "view",
     ),
+    "one axis more": (
+        Network(
+            lambda s, x: s.last(s.first(x).view(2, 8, 1).mean(2)),
+            first=nn.Linear(5, 8),
+            last=nn.Linear(8, 2),
+        ),
+        (5,),
+        "view",
+    ),
     "pooled over channels": (
         Network(
             lambda s, x: s.last(F.max_pool2d(s.first(x), 2)),
