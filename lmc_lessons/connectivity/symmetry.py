@@ -545,7 +545,7 @@ def activations(symmetry: Symmetry, params: Params, x: Tensor) -> dict[str, Tens
     """What the units of every group compute on given inputs, after the activation function.
 
     Args:
-        symmetry: The groups of the architecture; the traced network runs in the mode that it is in.
+        symmetry: The groups of the architecture; the traced network runs in eval mode.
         params: Parameters and buffers by name.
         x: Inputs of shape (N, ...).
 
