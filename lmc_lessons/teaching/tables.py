@@ -83,11 +83,12 @@ def claims_table(lesson: str, full: Sequence[str] = ()) -> HTML:
     claims: Sequence[Claim] = experiment(lesson).CLAIMS
     study = stored(lesson, "study")
     scales = {name: found for name in full if (found := stored(lesson, name))}
+    stale = {name for name, result in scales.items() if not is_fresh(result)}
     titles = ["", "claim", "here, study", "here, full scale", "the paper"]
     rows = []
     for claim in claims:
         small = study.decision(claim.id) if study else None
-        large = [_full_cell(name, claim, result) for name, result in scales.items()]
+        large = [_full_cell(n, claim, result, n in stale) for n, result in scales.items()]
         rows.append(
             [
                 f"<strong>{html.escape(claim.id)}</strong>",
@@ -109,12 +110,12 @@ def _relation(claim: Claim) -> str:
     return "&gt;" if claim.kind == "greater" else "within ±"
 
 
-def _full_cell(preset: str, claim: Claim, result: Result) -> str:
+def _full_cell(preset: str, claim: Claim, result: Result, is_stale: bool) -> str:
     """One line for one result at full scale; nothing where it did not measure the claim."""
     decision = claim.decide(result)
     if decision.verdict == "not-measured":
         return ""
-    stale = "" if is_fresh(result) else ", stale: the code has changed since"
+    stale = ", stale: the code has changed since" if is_stale else ""
     name = html.escape(preset.removeprefix("full-"))
     return (
         f"{effect_text(decision, claim.unit)}<br>{verdict_text(decision)} "
@@ -179,25 +180,30 @@ def scorecard() -> HTML:
     for lesson in lessons():
         module = experiment(lesson)
         found = {p: r for p in module.PRESETS if p != "toy" and (r := stored(lesson, p))}
+        codes = {preset: _code(result) for preset, result in found.items()}
         for claim in module.CLAIMS:
             for preset, result in found.items():
-                rows.append(_score(lesson, claim, preset, result))
-    titles = ["claim", "", "scale", "effect", "margin", "verdict"]
-    return HTML(STYLE + table(titles, rows))
+                rows.append(_score(lesson, claim, preset, result, codes[preset]))
+    titles = ["claim", "result", "effect and verdict", "margin"]
+    return HTML(STYLE + table(titles, rows, wide=False))
 
 
-def _score(lesson: str, claim: Claim, preset: str, result: Result) -> list[str]:
+def _code(result: Result) -> str:
+    """Whether the code is still that of a result, in words."""
+    if not is_fresh(result):
+        return "code has changed since"
+    return f"verified {result.verified}" if result.verified else "code as it is now"
+
+
+def _score(lesson: str, claim: Claim, preset: str, result: Result, code: str) -> list[str]:
     decision = claim.decide(result)
-    code = "code as it is now" if is_fresh(result) else "code has changed since"
-    if result.verified and is_fresh(result):
-        code = f"verified {result.verified}"
+    notes = (f"{len(result.seeds)} seeds", code)
     return [
-        f"{lesson} <strong>{claim.id}</strong>",
-        html.escape(claim.statement),
-        f"{html.escape(preset)}<br><small>{len(result.seeds)} seeds; {code}</small>",
-        effect_text(decision, claim.unit),
-        f"{_relation(claim)} {number(claim.margin, claim.unit)}",
-        verdict_text(decision),
+        f"<strong>{lesson} {claim.id}</strong><br>{html.escape(claim.statement)}",
+        f'<span class="whole">{html.escape(preset)}</span><br>'
+        + "<br>".join(f'<small class="whole">{note}</small>' for note in notes),
+        f"{effect_text(decision, claim.unit)}<br>{verdict_text(decision)}",
+        f'<span class="whole">{_relation(claim)} {number(claim.margin, claim.unit)}</span>',
     ]
 
 
