@@ -8,6 +8,8 @@ from types import ModuleType
 
 from lmc_lessons.results import Result, code_hash
 
+SHARED = ("pairs", "runs")  # what experiments have in common; no lessons
+
 
 def lessons() -> dict[str, str]:
     """The lessons that have an experiment.
@@ -16,7 +18,7 @@ def lessons() -> dict[str, str]:
         Slug to dotted name of the module: ``weight-matching`` is
         ``...experiments.weight_matching``.
     """
-    names = [module.name for module in pkgutil.iter_modules(__path__) if module.name != "runs"]
+    names = [module.name for module in pkgutil.iter_modules(__path__) if module.name not in SHARED]
     return {name.replace("_", "-"): f"{__name__}.{name}" for name in sorted(names)}
 
 
