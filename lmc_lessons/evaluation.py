@@ -62,7 +62,9 @@ def logits_in_chunks(
 
 
 def logit_margins(logits: Tensor, y: Tensor) -> Tensor:
-    r"""By how much the true class leads, $z_y - \max_{j \ne y} z_j$; negative where misread.
+    r"""By how much the true class leads, $z_y - \max_{j \ne y} z_j$.
+
+    It is negative where the sample is misread, and 0 where the true class ties for the first place.
 
     Args:
         logits: Shape (..., classes), at least two classes.
@@ -97,7 +99,7 @@ def score(model: nn.Module, params: Params, x: Tensor, y: Tensor, *, chunk: int 
         Loss in nats, accuracy in [0, 1], margin in the unit of the logits.
 
     Raises:
-        ValueError: If there are no inputs, or not one label per input.
+        ValueError: If there are no inputs, not one label per input, or only one class.
 
     Taught in: book/start
     """

@@ -79,7 +79,7 @@ def combine(weights: Sequence[float], points: Sequence[Params]) -> Params:
 def interpolate(a: Params, b: Params, position: float) -> Params:
     r"""The point $(1 - t)\,\theta_A + t\,\theta_B$ of the straight line between two networks.
 
-    Equation (eq-path) of the lesson on weight matching.
+    Equation (eq-path) of the lesson on loss barriers.
 
     Args:
         a: The network at position 0.
@@ -147,7 +147,7 @@ def line(
 def barrier(positions: Sequence[float], losses: Sequence[float]) -> Barrier:
     r"""Barrier of a path, $\max_t L(t) - [(1 - t) L(0) + t L(1)]$, and the same at its midpoint.
 
-    Equation (eq-barrier) of the lesson on weight matching.
+    Equation (eq-barrier) of the lesson on loss barriers.
 
     Args:
         positions: Increasing, from 0 to 1, with 0.5 among them.

@@ -145,6 +145,38 @@ def decide(values: Sequence[float], interval: Interval, margin: float, kind: Kin
     return "fails" if interval.low > margin or interval.high < -margin else "undecided"
 
 
+Effect = Callable[["Result"], Sequence[float]]
+
+
+def measured(name: str) -> Effect:
+    """The effect of a claim about one metric, as it was measured.
+
+    Args:
+        name: Name of the metric.
+
+    Returns:
+        A function of a result, one number per seed.
+    """
+    return lambda result: result.metric(name)
+
+
+def difference(larger: str, smaller: str) -> Effect:
+    """The effect of a claim that one metric exceeds another, seed by seed.
+
+    Args:
+        larger: Name of the metric that should be larger.
+        smaller: Name of its control.
+
+    Returns:
+        A function of a result, one difference per seed.
+    """
+
+    def effect(result: Result) -> list[float]:
+        return [p - q for p, q in zip(result.metric(larger), result.metric(smaller), strict=True)]
+
+    return effect
+
+
 @dataclass
 class Result:
     """What one run measured.

@@ -121,7 +121,8 @@ class Spawn:
 
     The network starts from the parent's initial values (and its noisy labels), sees the parent's
     batches for so many steps, and from then on batches in an order of its own. In the epoch in
-    which it leaves, its own order runs over the samples that the parent has not shown yet.
+    which it leaves, its own order runs over the samples that the parent has not shown yet, and its
+    own stream of augmentation begins.
 
     Attributes:
         parent: The other seed; it need not be trained in the same program.
@@ -208,9 +209,10 @@ def train(
 ) -> Training:
     """Train one network per seed, all in one program.
 
-    A seed decides the initial values, the order of the data, the augmentation and the noisy labels,
-    each through a random stream of its own that depends on the epoch only. So training that was cut
-    off and resumed from ``checkpoint`` gives the same numbers as training that was not.
+    A seed (of a spawned network, the parent's) decides the initial values and the noisy labels, and
+    the order of the data and the augmentation, through random streams that depend on the epoch
+    only. So training that was cut off and resumed from ``checkpoint`` gives the same numbers as
+    training that was not.
 
     Args:
         model_config: Architecture.
@@ -218,7 +220,8 @@ def train(
         seeds: S different seeds.
         config: How to train.
         loss: Maps (predict, x, y) to one loss per seed.
-        start: Parameters of shape (S, ...) to start from instead of fresh ones.
+        start: Parameters of shape (S, ...) to start from instead of fresh ones; a spawned network
+            then takes only order, augmentation and labels from its parent.
         spawn: For each of the S networks where it leaves the run of another seed, or None; empty:
             none does.
         snapshots: Epochs whose parameters to keep as well; 0 means before the first step.
@@ -344,7 +347,7 @@ class _Run:
             order = torch.randperm(n, generator=generator(seed, DATA_ORDER, epoch))
             if steps:
                 followed = torch.randperm(n, generator=generator(parent, DATA_ORDER, epoch))
-                seen = followed if steps == self.steps else followed[: steps * self.batch]
+                seen = followed[: steps * self.batch]
                 order = torch.cat([seen, order[~torch.isin(order, seen)]])
             orders.append(order)
         return torch.stack(orders)

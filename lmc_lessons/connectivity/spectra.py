@@ -7,7 +7,7 @@ vectors up. The alignment $R$ measures how far it got.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -71,7 +71,7 @@ def weight_matrices(params: Params, layers: Sequence[str] | None = None) -> dict
 
     Args:
         params: Parameters and buffers by name.
-        layers: Names without ``.weight``; by default all layers whose weight has two axes or more.
+        layers: Names without ``.weight``; by default all whose ``.weight`` has two axes or more.
 
     Returns:
         Layer name to a matrix, in the network's own order.
@@ -84,7 +84,7 @@ def weight_matrices(params: Params, layers: Sequence[str] | None = None) -> dict
     found = {
         name.removesuffix(".weight"): tensor.detach().flatten(1)
         for name, tensor in params.items()
-        if name.endswith("weight") and tensor.dim() >= 2
+        if name.endswith(".weight") and tensor.dim() >= 2
     }
     if layers is None:
         layers = tuple(found)
@@ -168,7 +168,9 @@ def alignment(
 
     Equation (eq-alignment) of the lesson. Of every layer only the singular values
     $s_i \ge \gamma s_1$ count. If the two networks keep different numbers of them, the denominator
-    takes their geometric mean, and $|R| \le 1$ by the Cauchy-Schwarz inequality.
+    takes their geometric mean, and $|R| \le 1$ by the Cauchy-Schwarz inequality. At $\gamma = 0$ a
+    layer of deficient rank contributes vectors that its weights do not determine; a small threshold
+    leaves them out.
 
     Args:
         a: Spectra of A, from ``spectra``.
@@ -253,7 +255,8 @@ def spectral_difference(a: Mapping[str, Spectrum], b: Mapping[str, Spectrum]) ->
         p, q = a[name].values, b[name].values
         if len(p) != len(q):
             raise ValueError(f"networks differ at {name}: {len(p)} and {len(q)} singular values")
-        found[name] = float((p - q).norm() / p.norm())
+        gap = (p - q).norm()
+        found[name] = float(gap / p.norm()) if gap > 0 else 0.0
     return found
 
 
@@ -308,7 +311,7 @@ def input_preference(
     x: Tensor,
     *,
     directions: Params | None = None,
-    chunk: int = 512,
+    chunk: int = 128,
 ) -> dict[str, Tensor]:
     r"""How much of a layer's input lies along each right singular vector: mean $|v_i \cdot z|/|z|$.
 
@@ -324,34 +327,50 @@ def input_preference(
         values. A convolution's inputs are its patches. Inputs that are zero do not count.
 
     Raises:
-        ValueError: If a weight is not finite, or a convolution is grouped or padded by name.
+        ValueError: If a weight is not finite, a convolution is grouped, or padded by name or by
+            other than zeros, a layer is never run as a linear layer or 2-d convolution, or
+            ``directions`` has other layers.
 
     Taught in: book/connectivity/singular-vectors
     """
+    if directions is not None:
+        shapes = [{n: w.shape for n, w in weight_matrices(p).items()} for p in (params, directions)]
+        if shapes[0] != shapes[1]:
+            raise ValueError("directions must come from a network of the same layers and shapes")
     found = spectra(directions or params)
     sums = {name: torch.zeros_like(s.values) for name, s in found.items()}
-    counts = dict.fromkeys(found, 0)
-    for name, z in _layer_inputs(model, params, x, chunk):
+    counts: dict[str, int] = {}
+
+    def add(name: str, z: Tensor) -> None:
         size = z.norm(dim=1)
-        z, size = z[size > 0], size[size > 0]
-        sums[name] += ((z @ found[name].right).abs() / size.unsqueeze(1)).sum(0)
-        counts[name] += len(z)
+        shares = (z @ found[name].right).abs() / size.where(size > 0, 1).unsqueeze(1)
+        sums[name] += shares.sum(0)
+        counts[name] = counts.get(name, 0) + int((size > 0).sum())
+
+    _visit_layer_inputs(model, params, x, chunk, add)
+    if unseen := [name for name in found if name not in counts]:
+        raise ValueError(f"no inputs of {unseen[0]} were seen: is it a linear or 2-d convolution?")
     return {name: total / max(1, counts[name]) for name, total in sums.items()}
 
 
-def _layer_inputs(
-    model: nn.Module, params: Params, x: Tensor, chunk: int
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield (layer, inputs (n, in)) for every layer and chunk, convolutions as patches, float64."""
+def _visit_layer_inputs(
+    model: nn.Module, params: Params, x: Tensor, chunk: int, visit: Callable[[str, Tensor], None]
+) -> None:
+    """Call ``visit(layer, inputs (n, in))`` as every layer runs: patches of convolutions, float64.
+
+    Nothing is kept, so that memory holds the patches of one layer and chunk at a time.
+    """
     model.eval()
-    seen: list[tuple[str, Tensor]] = []
 
     def record(name: str, layer: nn.Module, z: Tensor) -> None:
         if isinstance(layer, nn.Conv2d):
-            if isinstance(layer.padding, str) or layer.groups != 1:
-                raise ValueError(f"{name}: only ungrouped convolutions with numeric padding")
+            plain = layer.groups == 1 and layer.padding_mode == "zeros"
+            if isinstance(layer.padding, str) or not plain:
+                raise ValueError(
+                    f"{name}: only ungrouped convolutions with numeric padding by zeros"
+                )
             z = F.unfold(z, layer.kernel_size, layer.dilation, layer.padding, layer.stride).mT
-        seen.append((name, z.flatten(0, -2).double()))
+        visit(name, z.flatten(0, -2).double())
 
     hooks = [
         layer.register_forward_hook(lambda m, i, _o, name=name: record(name, m, i[0]))
@@ -362,8 +381,6 @@ def _layer_inputs(
         with torch.no_grad():
             for part in x.split(chunk):
                 predict(model, params, part)
-                yield from seen
-                seen.clear()
     finally:
         for hook in hooks:
             hook.remove()
@@ -398,13 +415,18 @@ def taylor_barrier(
         The two parts of the estimate, in nats.
 
     Raises:
-        ValueError: If the networks differ in names or shapes.
+        ValueError: If there are no inputs, or not one label per input, or the networks differ in
+            names or shapes.
 
     Source:
         ito2025analysis, Theorem 3.1.
 
     Taught in: book/connectivity/singular-vectors
     """
+    if len(x) == 0 or len(x) != len(y):
+        raise ValueError(
+            f"an expansion needs one label per input, got {len(x)} inputs, {len(y)} labels"
+        )
     model.eval()
     names = parameter_names(model)
     for name in names:

@@ -40,8 +40,8 @@ from lmc_lessons.experiments.pairs import (
 )
 from lmc_lessons.experiments.runs import one_thread
 from lmc_lessons.landscape import barrier, interpolate, plane, reset_batchnorm, surface
-from lmc_lessons.models import ModelConfig, Params, predict
-from lmc_lessons.results import Claim, Result, Series
+from lmc_lessons.models import ModelConfig, Params, parameter_names, predict
+from lmc_lessons.results import Claim, Result, Series, difference, measured
 from lmc_lessons.training import Spawn, TrainConfig
 
 LESSON = "loss-barriers"
@@ -49,11 +49,12 @@ PATHS = ("stranger", "copy", "far copy", "matched")
 QUANTITIES = ("loss", "error", "margin")
 SPAWNED = ("barrier", "train barrier", "error barrier", "distance")
 MERGES = ("naive", "naive + reset", "weights", "weights + reset")
-RECIPES = {  # for the networks with BatchNorm
-    "adam": {},
+RECIPES: dict[str, dict[str, Any]] = {  # for the networks with BatchNorm
+    "adam": {"optimizer": "adam"},
     "sgd": {"optimizer": "sgd", "learning_rate": 0.1, "weight_decay": 5e-4},
 }
 CHILDREN = 10_000  # seeds of spawned runs start here, above those of any pair
+CHILDREN_PER_PAIR = 100
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class Config(PairConfig):
             steps = getattr(self, name)
             if min(steps, default=0) < 0 or list(steps) != sorted(set(steps)):
                 raise ValueError(f"{name} must be increasing integers >= 0, got {steps}")
+            if len(steps) > CHILDREN_PER_PAIR:
+                raise ValueError(f"{name} must be at most {CHILDREN_PER_PAIR}, got {len(steps)}")
         if unknown := [name for name in self.recipes if name not in RECIPES]:
             raise ValueError(f"no recipe {unknown[0]!r}, allowed: {', '.join(RECIPES)}")
         if self.grid < 0 or self.grid == 1:
@@ -167,6 +170,9 @@ def run(
     Taught in: book/connectivity/loss-barriers
     """
     context = PairRun(config, folder, progress=progress, device=device, root=root)
+    for model, used in ((config.deep, config.deep_steps), (config.normed, config.recipes)):
+        if used:
+            context.check(model)
     with one_thread(not config.train.fast):
         metrics, series = measure_pairs(context)
         for found in (
@@ -311,7 +317,8 @@ def measure_plane(
     Returns:
         Values of shape (quantities, v, u), and the coordinates of the matched B.
     """
-    first, second, points = plane(a, b, matched)
+    names = parameter_names(setting.model)  # statistics are measured anew: no coordinates
+    first, second, points = plane(*({**a, **{n: p[n] for n in names}} for p in (a, b, matched)))
     unit = points[1][0]
     u, v = ([unit * tick for tick in axis] for axis in plane_ticks(grid))
     data = setting.data
@@ -355,7 +362,7 @@ def measure_spawns(
     parents = context.pairs(context.networks(stage, model, recipe)[recipe.epochs])
     seeds, spawn = [], []
     for s in config.seeds:
-        seeds += [CHILDREN + 100 * s + k for k in range(len(steps))] + [2 * s]
+        seeds += [CHILDREN + CHILDREN_PER_PAIR * s + k for k in range(len(steps))] + [2 * s]
         spawn += [Spawn(2 * s, step) for step in steps]
         spawn += [Spawn(2 * s + 1, 0)]  # the stranger's start, the first network's batches
     children = context.train(f"{name}-spawned", model, recipe, seeds, spawn=spawn)[recipe.epochs]
@@ -480,20 +487,6 @@ def measure_reset(setting: Setting, pair: Pair, seed: int) -> Numbers:
 # study
 
 
-def metric(name: str) -> Any:
-    """Effect: one metric, as measured."""
-    return lambda result: result.metric(name)
-
-
-def difference(larger: str, smaller: str) -> Any:
-    """Effect: one metric minus another, per pair."""
-
-    def effect(result: Result) -> list[float]:
-        return [p - q for p, q in zip(result.metric(larger), result.metric(smaller), strict=True)]
-
-    return effect
-
-
 def log_ratio(above: str, below: str) -> Any:
     """Effect: natural logarithm of the ratio of two barriers, per pair."""
 
@@ -534,7 +527,12 @@ def fall_with_steps(result: Result) -> list[float]:
 def variance_fall(result: Result) -> list[float]:
     """Effect: variance left in the first layer minus that in the last hidden one, matched."""
     series = result.series["variance_left"]
-    return [values[0][1][0] - values[0][1][-2] for values in series.values]
+    if "adam" not in series.axes["recipe"]:
+        raise KeyError("networks trained with adam")
+    if len(series.axes["layer"]) < 3:
+        raise KeyError("a second hidden layer")
+    left = [values[series.axes["recipe"].index("adam")][1] for values in series.values]
+    return [matched[0] - matched[-2] for matched in left]
 
 
 def regained(result: Result) -> list[float]:
@@ -554,7 +552,7 @@ CLAIMS: tuple[Claim, ...] = (
         "L1",
         "The straight line between two networks trained from different starts crosses a barrier.",
         "ainsworth2023git, Figure 2",
-        metric("stranger_barrier"),
+        measured("stranger_barrier"),
         margin=0.2,
         reason="0.2 nats is above the whole test loss of one of these networks",
         unit="nats",
@@ -572,7 +570,7 @@ CLAIMS: tuple[Claim, ...] = (
         "P1",
         "A network and a randomly renumbered copy of itself are separated by a barrier.",
         "entezari2022role",
-        metric("copy_barrier"),
+        measured("copy_barrier"),
         margin=0.2,
         reason="what counts as a barrier in L1",
         unit="nats",
@@ -600,7 +598,7 @@ CLAIMS: tuple[Claim, ...] = (
         "P4",
         "Renumbering does not change what the network computes.",
         "ainsworth2023git, symmetry of permutations",
-        metric("copy_output_change"),
+        measured("copy_output_change"),
         margin=1e-4,
         reason="relative rounding error of float32 through a few layers",
         kind="exact",
@@ -621,7 +619,7 @@ CLAIMS: tuple[Claim, ...] = (
         "S2",
         "The same order of the data from another start does not help.",
         HERE,
-        metric("wide_other_start_barrier"),
+        measured("wide_other_start_barrier"),
         margin=0.2,
         reason="what counts as a barrier in L1",
         unit="nats",
@@ -655,7 +653,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "V1",
-        "Merged units lose variance, and more of it in each deeper layer.",
+        "Merged units lose variance, and more in the last hidden layer than in the first.",
         "jordan2023repair",
         variance_fall,
         margin=0.1,

@@ -139,15 +139,24 @@ class PairRun:
         self.stages = Stages(folder, config, progress=progress)
         self.data = datasets.load(config.dataset, limit=config.limit, root=root)
         self.trained: dict[Any, dict[int, list[Params]]] = {}
-        if self.data.classes > config.model.classes:
+        self.check(config.model)
+
+    def check(self, model: ModelConfig) -> None:
+        """Refuse an architecture that the data do not fit, before anything is trained.
+
+        Args:
+            model: The architecture.
+
+        Raises:
+            ValueError: If it takes other inputs, or has fewer classes.
+        """
+        name, data = self.config.dataset, self.data
+        if data.classes > model.classes:
+            raise ValueError(f"{name} has {data.classes} classes, the model {model.classes}")
+        if data.input_shape != model.input_shape:
             raise ValueError(
-                f"{config.dataset} has {self.data.classes} classes, "
-                f"the model {config.model.classes}"
-            )
-        if self.data.input_shape != config.model.input_shape:
-            raise ValueError(
-                f"{config.dataset} has inputs of shape {self.data.input_shape}, "
-                f"the model takes {config.model.input_shape}"
+                f"{name} has inputs of shape {data.input_shape}, "
+                f"the model takes {model.input_shape}"
             )
 
     def setting(self, model_config: ModelConfig) -> Setting:
@@ -192,7 +201,8 @@ class PairRun:
         Returns:
             Epoch to networks in the order of their seeds, 2s before 2s + 1.
         """
-        if (model, recipe) not in self.trained:
+        wanted = {e for e in snapshots if e <= recipe.epochs} | {recipe.epochs}
+        if not wanted <= self.trained.get((model, recipe), {}).keys():
             seeds = [seed for s in self.config.seeds for seed in (2 * s, 2 * s + 1)]
             self.trained[model, recipe] = self.train(name, model, recipe, seeds, snapshots)
         return self.trained[model, recipe]

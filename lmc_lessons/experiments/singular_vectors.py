@@ -50,13 +50,21 @@ from lmc_lessons.experiments.pairs import (
     profiles,
 )
 from lmc_lessons.experiments.runs import one_thread
-from lmc_lessons.landscape import barrier, interpolate, line
-from lmc_lessons.models import MLP, Params, predict
-from lmc_lessons.results import Claim, Result, Series
+from lmc_lessons.landscape import barrier, interpolate
+from lmc_lessons.models import MLP, Params, parameter_names, predict
+from lmc_lessons.results import Claim, Result, Series, difference, measured
 from lmc_lessons.training import TrainConfig
 
 LESSON = "singular-vectors"
-WAYS = ("naive", "weights", "activations", "top only", "rest only")
+WAYS = (
+    "naive",
+    "weights",
+    "activations",
+    "top only",
+    "rest only",
+    "top, best of 5",
+    "rest, best of 5",
+)
 NEAR = ("naive", "weights", "activations")  # the ways whose barrier is estimated as well
 SWEPT = ("naive barrier", "matched barrier", "distance removed", "alignment", "effective rank")
 CONTROLS = ("other seed", "own start")
@@ -90,13 +98,21 @@ class Config(PairConfig):
     def __post_init__(self) -> None:
         """Refuse settings that cannot be run, naming what is allowed."""
         super().__post_init__()
-        for gamma in (*self.gammas, self.gamma):
+        for gamma in self.gammas:
             if not 0 <= gamma < 1:
                 raise ValueError(f"gamma must be in [0, 1), got {gamma}")
+        if not 0 < self.gamma < 1:  # at 0 there is no rest to compare with
+            raise ValueError(f"gamma must be in (0, 1), got {self.gamma}")
         if self.gamma not in self.gammas or 0.0 not in self.gammas:
             raise ValueError(f"gammas must hold 0 and {self.gamma}, got {self.gammas}")
-        if not all(0 < fraction <= 1 for fraction in self.fractions):
-            raise ValueError(f"fractions must be in (0, 1], got {self.fractions}")
+        if (
+            not self.fractions
+            or list(self.fractions) != sorted(set(self.fractions))
+            or not 0 < self.fractions[0] <= self.fractions[-1] <= 1
+        ):
+            raise ValueError(
+                f"fractions must be increasing numbers in (0, 1], got {self.fractions}"
+            )
         if self.taylor_with < 1:
             raise ValueError(f"taylor_with must be at least 1, got {self.taylor_with}")
         for width in self.widths:  # every architecture and recipe that the run will need
@@ -257,19 +273,15 @@ def measure_pair(setting: Setting, config: Config, pair: Pair, start: Params, se
         series["layer_alignment"].append(
             [[found.layers[name] for found in own] for name in spectra_a]
         )
-        key, at = way.replace(" ", "_"), config.gammas.index(config.gamma)
+        key, at = way.replace(",", "").replace(" ", "_"), config.gammas.index(config.gamma)
         metrics[f"{key}_barrier"] = barrier(setting.positions, test.loss).maximum
         metrics[f"{key}_midpoint"] = barrier(setting.positions, test.loss).midpoint
         metrics[f"{key}_train_midpoint"] = barrier(setting.positions, fit.loss).midpoint
         metrics[f"{key}_distance"] = distance(setting.model, a, end)
+        metrics[f"{key}_removed"] = 1 - metrics[f"{key}_distance"] / metrics["naive_distance"]
         metrics[f"{key}_alignment"] = own[at].whole
         metrics[f"{key}_alignment_all"] = own[config.gammas.index(0.0)].whole
         metrics[f"{key}_merged_alignment"] = merged[at].whole
-    metrics |= {
-        f"{way.replace(' ', '_')}_removed": 1
-        - metrics[f"{way.replace(' ', '_')}_distance"] / metrics["naive_distance"]
-        for way in WAYS
-    }
     few = (setting.data.train_x[: config.taylor_with], setting.data.train_y[: config.taylor_with])
     for way in NEAR:
         metrics[f"{way}_estimate"] = taylor_barrier(setting.model, a, ends[way], *few).total
@@ -316,12 +328,21 @@ def matched_ends(setting: Setting, pair: Pair, seed: int, gamma: float) -> dict[
         "activations": activation_matching(symmetry, a, b, setting.match_with),
         "top only": match_part(symmetry, a, b, gamma, top=True, seed=seed),
         "rest only": match_part(symmetry, a, b, gamma, top=False, seed=seed),
+        "top, best of 5": match_part(symmetry, a, b, gamma, top=True, seed=seed, searches=5),
+        "rest, best of 5": match_part(symmetry, a, b, gamma, top=False, seed=seed, searches=5),
     }
     return {way: permute(symmetry, b, permutations) for way, permutations in found.items()}
 
 
 def match_part(
-    symmetry: Symmetry, a: Params, b: Params, gamma: float, *, top: bool, seed: int = 0
+    symmetry: Symmetry,
+    a: Params,
+    b: Params,
+    gamma: float,
+    *,
+    top: bool,
+    seed: int = 0,
+    searches: int = 1,
 ) -> Permutations:
     r"""Weight matching that sees one part of every layer only.
 
@@ -332,6 +353,7 @@ def match_part(
         gamma: Threshold in (0, 1): a singular value is large if $s_i \ge \gamma s_1$.
         top: Whether to match by the large singular values; otherwise by all the others.
         seed: Decides the order of the sweeps.
+        searches: Number of searches in different orders; the best inner product wins.
 
     Returns:
         Permutations of B.
@@ -349,7 +371,8 @@ def match_part(
                 chosen[name] = low[name] if top else tensor - low[name]
         return chosen
 
-    return weight_matching(symmetry, part(a), part(b), seed=seed).permutations
+    found = weight_matching(symmetry, part(a), part(b), seed=seed, restarts=searches)
+    return found.permutations
 
 
 def midpoint_excess(setting: Setting, a: Params, b: Params, x: Tensor, y: Tensor) -> float:
@@ -365,8 +388,11 @@ def midpoint_excess(setting: Setting, a: Params, b: Params, x: Tensor, y: Tensor
     Returns:
         Excess of the loss over the mean of the ends, in nats.
     """
-    grid = (0.0, 0.5, 1.0)
-    return barrier(grid, line(setting.model, a, b, grid, x, y).loss).midpoint
+    model, middle = setting.model, interpolate(a, b, 0.5)
+    parameters = {name: middle[name] for name in parameter_names(model)}
+    inside = [score(model, {**end, **parameters}, x, y).loss for end in (a, b)]
+    ends = [score(model, end, x, y).loss for end in (a, b)]
+    return (sum(inside) - sum(ends)) / 2
 
 
 def taylor_by_distance(
@@ -551,20 +577,6 @@ def measure_recipe(setting: Setting, pair: Pair, seed: int, gamma: float) -> lis
 # study
 
 
-def metric(name: str) -> Any:
-    """Effect: one metric, as measured."""
-    return lambda result: result.metric(name)
-
-
-def difference(larger: str, smaller: str) -> Any:
-    """Effect: one metric minus another, per pair."""
-
-    def effect(result: Result) -> list[float]:
-        return [p - q for p, q in zip(result.metric(larger), result.metric(smaller), strict=True)]
-
-    return effect
-
-
 def missed(way: str) -> Any:
     """Effect: by how much the estimate misses the barrier, as a share of the barrier."""
 
@@ -582,14 +594,18 @@ def missed(way: str) -> Any:
 def missed_nearby(result: Result) -> list[float]:
     """Effect: the same for the shortest distance measured, with its sign: the control of C3."""
     series = result.series["taylor"]
-    if series.axes["fraction"][0] > 0.1:
+    if not series.axes["fraction"] or series.axes["fraction"][0] > 0.1:
         raise KeyError("a short distance")
+    if any(true[0] == 0 for _, true in series.values):
+        raise KeyError("a loss that changes nearby in every pair")
     return [(estimates[0] - true[0]) / true[0] for estimates, true in series.values]
 
 
 def preference_ratio(result: Result) -> list[float]:
     """Effect: the input's part along large singular vectors over that along the others."""
     top, rest = result.metric("preference_top"), result.metric("preference_rest")
+    if min(rest) <= 0:
+        raise KeyError("inputs along the small singular vectors of every pair")
     return [p / q for p, q in zip(top, rest, strict=True)]
 
 
@@ -599,7 +615,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C1a",
         "Without matching, the loss halfway between two trained networks rises.",
         f"{SOURCE}, Table 1",
-        metric("naive_midpoint"),
+        measured("naive_midpoint"),
         margin=0.2,
         reason="0.2 nats is above the whole test loss of one of these networks",
         unit="nats",
@@ -608,7 +624,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C1b",
         "After weight matching it does not.",
         f"{SOURCE}, Table 1",
-        metric("weights_midpoint"),
+        measured("weights_midpoint"),
         margin=0.1,
         reason="half of what counts as a rise in C1a",
         kind="equal",
@@ -655,7 +671,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C4",
         "The singular values of two seeds agree.",
         f"{SOURCE}, Figure 1",
-        metric("spectral_difference_seeds"),
+        measured("spectral_difference_seeds"),
         margin=0.1,
         reason="a tenth of the spectrum's length; training changes it by half",
         kind="equal",
@@ -665,7 +681,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C5a",
         "Without matching, the large singular vectors do not line up.",
         f"{SOURCE}, equation of R",
-        metric("naive_alignment"),
+        measured("naive_alignment"),
         margin=0.1,
         reason="a tenth of perfect alignment",
         kind="equal",
@@ -715,7 +731,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C8a",
         "After activation matching the loss halfway does not rise either.",
         f"{SOURCE}, Table 4",
-        metric("activations_midpoint"),
+        measured("activations_midpoint"),
         margin=0.1,
         reason="the margin of C1b",
         kind="equal",
@@ -744,7 +760,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C11a",
         "Permuting the units leaves every singular value as it was.",
         f"{SOURCE}, section 4",
-        metric("singular_value_change"),
+        measured("singular_value_change"),
         margin=1e-9,
         reason="relative rounding error of float64",
         kind="exact",
@@ -755,7 +771,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C11b",
         "Permuting the units leaves the function as it was.",
         f"{SOURCE}, section 2",
-        metric("output_change"),
+        measured("output_change"),
         margin=1e-9,
         reason="relative rounding error of float64 through a few layers",
         kind="exact",
@@ -766,7 +782,7 @@ CLAIMS: tuple[Claim, ...] = (
         "T1",
         "Matching by the large singular values alone is enough: the loss halfway does not rise.",
         "this lesson",
-        metric("top_only_midpoint"),
+        measured("top_only_midpoint"),
         margin=0.1,
         reason="the margin of C1b",
         kind="equal",
@@ -776,7 +792,7 @@ CLAIMS: tuple[Claim, ...] = (
         "T2",
         "Matching by all the other singular values is of no use: the loss halfway rises.",
         "this lesson",
-        metric("rest_only_midpoint"),
+        measured("rest_only_midpoint"),
         margin=0.2,
         reason="the margin of C1a",
         unit="nats",

@@ -44,7 +44,7 @@ from lmc_lessons.experiments.pairs import (
 from lmc_lessons.experiments.runs import one_thread
 from lmc_lessons.landscape import barrier, interpolate, reset_batchnorm
 from lmc_lessons.models import ModelConfig, Params, build, predict, unstack
-from lmc_lessons.results import Claim, Result, Series
+from lmc_lessons.results import Claim, Result, Series, difference, measured
 from lmc_lessons.training import TrainConfig, generator, train
 
 LESSON = "weight-matching"
@@ -642,15 +642,6 @@ def early_minus_final(result: Result) -> list[float]:
     return [max(matched[k] for k in early) - matched[-1] for _, matched in series.values]
 
 
-def difference(larger: str, smaller: str) -> Any:
-    """Effect: one metric minus another, per pair."""
-
-    def effect(result: Result) -> list[float]:
-        return [p - q for p, q in zip(result.metric(larger), result.metric(smaller), strict=True)]
-
-    return effect
-
-
 def planted_excess(result: Result) -> list[float]:
     """Effect: units in the wrong place, plus sweeps beyond five."""
     mistakes, sweeps = result.metric("planted_mistakes"), result.metric("planted_sweeps")
@@ -670,7 +661,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C1a",
         "Without matching, the straight line between two trained networks crosses a barrier.",
         f"{SOURCE}, Figure 2",
-        lambda result: result.metric("naive_barrier"),
+        measured("naive_barrier"),
         margin=0.2,
         reason="0.2 nats is above the whole test loss of one of these networks",
         unit="nats",
@@ -745,7 +736,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C10a",
         "The objective never falls from one sweep to the next.",
         f"{SOURCE}, Lemma 2",
-        lambda result: result.metric("objective_fall"),
+        measured("objective_fall"),
         margin=1e-6,
         reason="a step may be judged a gain only beyond the rounding error of float32",
         kind="exact",
@@ -756,7 +747,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C10b",
         "Permuting the units does not change what the network computes.",
         f"{SOURCE}, symmetry of permutations",
-        lambda result: result.metric("output_change"),
+        measured("output_change"),
         margin=1e-9,
         reason="relative rounding error of float64 through a few layers",
         kind="exact",

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmc_lessons.datasets import Dataset
+from lmc_lessons.models import ModelConfig, Params
+
 STRICT = "LMC_LESSONS_STRICT"
 Check = Callable[[Any], None]
 
@@ -80,6 +83,21 @@ def same(given: Tensor, expected: Tensor, *, tolerance: float = 1e-5) -> bool:
     return given.shape == expected.shape and bool(
         torch.allclose(given.double(), expected.double(), rtol=tolerance, atol=tolerance)
     )
+
+
+def mlp_config(params: Params, data: Dataset) -> ModelConfig:
+    """The architecture of an ``MLP`` without normalisation, read off its parameters.
+
+    Args:
+        params: Parameters by name.
+        data: The data set that it classifies.
+
+    Returns:
+        Its configuration.
+    """
+    depth = sum(name.startswith("hidden.") and name.endswith("weight") for name in params)
+    width = params["output.weight"].shape[1]
+    return ModelConfig("mlp", data.input_shape, data.classes, width, depth)
 
 
 def require_tensor(given: Any, expected: Tensor, known: Mapping[str, Tensor]) -> None:
