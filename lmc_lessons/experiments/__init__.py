@@ -6,7 +6,8 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from lmc_lessons.results import Result, code_hash
+from lmc_lessons.provenance import code_hash
+from lmc_lessons.results import Result
 
 SHARED = ("pairs", "runs")  # what experiments have in common; no lessons
 

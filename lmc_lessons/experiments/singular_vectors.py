@@ -3,8 +3,8 @@
 Not because it brings two networks close: it aligns the singular vectors with large singular values,
 which carry the function. The unit of repetition is a pair of networks: seed s is the pair trained
 from seeds 2s and 2s + 1. Every pair is measured as trained (naive), after weight matching, after
-activation matching, and after two controls that match by one part of the weights only: the large
-singular values, or the rest.
+activation matching, and after matchings by one part of the weights only: the large singular values,
+or the rest. Controls are a random renumbering, and the same networks before training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmc_lessons.connectivity.matching import activation_matching, weight_matching
+from lmc_lessons.connectivity.matching import Matching, activation_matching, weight_matching
 from lmc_lessons.connectivity.spectra import (
     Spectrum,
     alignments,
@@ -58,6 +58,7 @@ from lmc_lessons.training import TrainConfig
 LESSON = "singular-vectors"
 WAYS = (
     "naive",
+    "random",
     "weights",
     "activations",
     "top only",
@@ -67,7 +68,7 @@ WAYS = (
 )
 NEAR = ("naive", "weights", "activations")  # the ways whose barrier is estimated as well
 SWEPT = ("naive barrier", "matched barrier", "distance removed", "alignment", "effective rank")
-CONTROLS = ("other seed", "own start")
+CONTROLS = ("other seed", "own start", "two starts")
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ def measure_pairs(context: PairRun) -> Measured:
     setting = context.setting(config.model)
     measured = [
         context.stages.numbers(
-            f"pair-{s}", functools.partial(measure_pair, setting, config, pair, starts[k][1][0], s)
+            f"pair-{s}", functools.partial(measure_pair, setting, config, pair, starts[k][1], s)
         )
         for k, (s, pair) in enumerate(context.pairs(networks[config.train.epochs]))
     ]
@@ -236,6 +237,7 @@ def measure_pairs(context: PairRun) -> Measured:
         "singular_values": {"network": ["A", "B", "A at the start"], "rank": ranks},
         "preference": {"directions": ["own", "at the start"], "rank": ranks},
         "truncation": {"gamma": gammas},
+        "untrained_alignment": {"gamma": gammas},
         "taylor": {"quantity": ["estimate", "barrier"], "fraction": list(config.fractions)},
     }
     series = {
@@ -244,23 +246,26 @@ def measure_pairs(context: PairRun) -> Measured:
     return metrics, series
 
 
-def measure_pair(setting: Setting, config: Config, pair: Pair, start: Params, seed: int) -> Numbers:
+def measure_pair(setting: Setting, config: Config, pair: Pair, starts: Pair, seed: int) -> Numbers:
     """Everything the lesson asks of one pair of networks.
 
     Args:
         setting: Architecture, symmetry and data.
         config: Thresholds and numbers of samples.
         pair: Two trained networks.
-        start: The first of them before training.
+        starts: The same two before training.
         seed: The pair's seed; decides the order of the sweeps.
 
     Returns:
         Plain data: ``metrics``, ``series``, names of the ``layers``.
     """
     a, b = pair
-    spectra_a, spectra_b, spectra_start = (spectra(p) for p in (a, b, start))
-    ends = matched_ends(setting, pair, seed, config.gamma)
-    metrics: dict[str, float] = {}
+    spectra_a, spectra_b, spectra_start = (spectra(p) for p in (a, b, starts[0]))
+    found_parts = match_parts(setting.symmetry, a, b, config.gamma, seed)
+    ends = matched_ends(setting, pair, seed, found_parts)
+    metrics: dict[str, float] = {
+        f"{_key(way)}_objective": found.objective[-1] for way, found in found_parts.items()
+    }
     series: dict[str, Any] = {"test_loss": [], "alignment": [], "merged_alignment": []}
     series["layer_alignment"] = []
     for way, end in ends.items():
@@ -273,7 +278,7 @@ def measure_pair(setting: Setting, config: Config, pair: Pair, start: Params, se
         series["layer_alignment"].append(
             [[found.layers[name] for found in own] for name in spectra_a]
         )
-        key, at = way.replace(",", "").replace(" ", "_"), config.gammas.index(config.gamma)
+        key, at = _key(way), config.gammas.index(config.gamma)
         metrics[f"{key}_barrier"] = barrier(setting.positions, test.loss).maximum
         metrics[f"{key}_midpoint"] = barrier(setting.positions, test.loss).midpoint
         metrics[f"{key}_train_midpoint"] = barrier(setting.positions, fit.loss).midpoint
@@ -287,35 +292,47 @@ def measure_pair(setting: Setting, config: Config, pair: Pair, start: Params, se
         metrics[f"{way}_estimate"] = taylor_barrier(setting.model, a, ends[way], *few).total
         metrics[f"{way}_estimated"] = midpoint_excess(setting, a, ends[way], *few)
     series["taylor"] = taylor_by_distance(setting, a, b, config.fractions, *few)
+    untrained, series["untrained_alignment"], between = untrained_control(
+        setting, starts, config, seed
+    )
+    metrics |= untrained
     differences = [spectral_difference(spectra_a, other) for other in (spectra_b, spectra_start)]
+    differences.append(between)
     series["spectral_difference"] = [list(found.values()) for found in differences]
-    for name, found in zip(("seeds", "start"), differences, strict=True):
+    for name, found in zip(("seeds", "start", "untrained"), differences, strict=True):
         metrics[f"spectral_difference_{name}"] = sum(found.values()) / len(found)
     middle = list(spectra_a)[min(1, len(spectra_a) - 1)]
     series["singular_values"] = [
         s[middle].values.tolist() for s in (spectra_a, spectra_b, spectra_start)
     ]
     more_metrics, series["preference"] = preferences(
-        setting, a, start, spectra_a, middle, config.gamma
+        setting, a, starts[0], spectra_a, middle, config.gamma
     )
     series["truncation"] = [
         score(setting.model, truncate(a, gamma), setting.data.test_x, setting.data.test_y).accuracy
         for gamma in config.gammas
     ]
+    metrics |= accuracy_of_parts(setting, a, config.gamma)
     total = sum(len(s.values) for s in spectra_a.values())
     metrics["kept_share"] = sum(kept(s, config.gamma) for s in spectra_a.values()) / total
     metrics |= more_metrics | invariance(setting, b, ends["weights"])
     return {"metrics": metrics, "series": series, "layers": list(spectra_a)}
 
 
-def matched_ends(setting: Setting, pair: Pair, seed: int, gamma: float) -> dict[str, Params]:
+def _key(way: str) -> str:
+    return way.replace(",", "").replace(" ", "_")
+
+
+def matched_ends(
+    setting: Setting, pair: Pair, seed: int, parts: Mapping[str, Matching]
+) -> dict[str, Params]:
     """The second network, renumbered in every way that the lesson compares.
 
     Args:
         setting: Architecture, symmetry and data.
         pair: Two trained networks.
-        seed: Decides the order of the sweeps.
-        gamma: What separates large singular values from the rest.
+        seed: Decides the order of the sweeps, and the random order.
+        parts: The matchings by one part of the weights, from ``match_parts``.
 
     Returns:
         Way (``WAYS``) to a network that computes what the second one computes.
@@ -324,14 +341,35 @@ def matched_ends(setting: Setting, pair: Pair, seed: int, gamma: float) -> dict[
     symmetry = setting.symmetry
     found: dict[str, Permutations] = {
         "naive": symmetry.identity(),
+        "random": symmetry.random(seed),
         "weights": weight_matching(symmetry, a, b, seed=seed).permutations,
         "activations": activation_matching(symmetry, a, b, setting.match_with),
-        "top only": match_part(symmetry, a, b, gamma, top=True, seed=seed),
-        "rest only": match_part(symmetry, a, b, gamma, top=False, seed=seed),
-        "top, best of 5": match_part(symmetry, a, b, gamma, top=True, seed=seed, searches=5),
-        "rest, best of 5": match_part(symmetry, a, b, gamma, top=False, seed=seed, searches=5),
+        **{way: matching.permutations for way, matching in parts.items()},
     }
     return {way: permute(symmetry, b, permutations) for way, permutations in found.items()}
+
+
+def part_of(params: Params, gamma: float, *, top: bool) -> Params:
+    r"""The large singular values of every layer, or all the others.
+
+    Args:
+        params: Parameters and buffers by name; not changed.
+        gamma: Threshold in (0, 1): a singular value is large if $s_i \ge \gamma s_1$.
+        top: Whether to keep the large ones.
+
+    Returns:
+        Parameters of the same shapes; what is not the weight of a layer (biases, norms) is zero.
+
+    Taught in: book/connectivity/singular-vectors
+    """
+    low = truncate(params, gamma)
+    chosen = {}
+    for name, tensor in params.items():
+        if low[name] is tensor:
+            chosen[name] = torch.zeros_like(tensor)
+        else:
+            chosen[name] = low[name] if top else tensor - low[name]
+    return chosen
 
 
 def match_part(
@@ -343,8 +381,8 @@ def match_part(
     top: bool,
     seed: int = 0,
     searches: int = 1,
-) -> Permutations:
-    r"""Weight matching that sees one part of every layer only.
+) -> Matching:
+    r"""Weight matching that sees one part of every layer's weights, and no biases.
 
     Args:
         symmetry: The groups of the architecture.
@@ -356,23 +394,86 @@ def match_part(
         searches: Number of searches in different orders; the best inner product wins.
 
     Returns:
-        Permutations of B.
+        Permutations of B, with the inner product of the parts.
 
     Taught in: book/connectivity/singular-vectors
     """
+    parts = (part_of(params, gamma, top=top) for params in (a, b))
+    return weight_matching(symmetry, *parts, seed=seed, restarts=searches)
 
-    def part(params: Params) -> Params:
-        low = truncate(params, gamma)
-        chosen = {}
-        for name, tensor in params.items():
-            if low[name] is tensor:  # biases, norms, buffers: not part of a decomposition
-                chosen[name] = torch.zeros_like(tensor)
-            else:
-                chosen[name] = low[name] if top else tensor - low[name]
-        return chosen
 
-    found = weight_matching(symmetry, part(a), part(b), seed=seed, restarts=searches)
-    return found.permutations
+def match_parts(
+    symmetry: Symmetry, a: Params, b: Params, gamma: float, seed: int
+) -> dict[str, Matching]:
+    """Matchings by the large singular values and by all others, with one and with five searches.
+
+    Args:
+        symmetry: The groups of the architecture.
+        a: Network A.
+        b: Network B.
+        gamma: What separates large singular values from the rest.
+        seed: Decides the order of the sweeps.
+
+    Returns:
+        Way (the last four of ``WAYS``) to a matching.
+    """
+    found = {}
+    for searches, words in ((1, "{} only"), (5, "{}, best of 5")):
+        for title, top in (("top", True), ("rest", False)):
+            found[words.format(title)] = match_part(
+                symmetry, a, b, gamma, top=top, seed=seed, searches=searches
+            )
+    return found
+
+
+def untrained_control(
+    setting: Setting, starts: Pair, config: Config, seed: int
+) -> tuple[dict[str, float], list[float], dict[str, float]]:
+    """What weight matching does to two networks before training: what a search finds in noise.
+
+    Args:
+        setting: Architecture and symmetry.
+        starts: Two untrained networks.
+        config: Thresholds.
+        seed: Decides the order of the sweeps.
+
+    Returns:
+        Metrics, the alignment at every threshold, and how far the spectra differ, layer by layer.
+    """
+    a, b = starts
+    moved = permute(
+        setting.symmetry, b, weight_matching(setting.symmetry, a, b, seed=seed).permutations
+    )
+    spectra_a, spectra_b = spectra(a), spectra(moved)
+    whole = [found.whole for found in alignments(spectra_a, spectra_b, config.gammas)]
+    metrics = {
+        "untrained_alignment": whole[config.gammas.index(config.gamma)],
+        "untrained_alignment_all": whole[config.gammas.index(0.0)],
+        "untrained_removed": 1 - distance(setting.model, a, moved) / distance(setting.model, a, b),
+    }
+    return metrics, whole, spectral_difference(spectra_a, spectra_b)
+
+
+def accuracy_of_parts(setting: Setting, params: Params, gamma: float) -> dict[str, float]:
+    """Test accuracy of a network with its large singular values alone, and with all the others.
+
+    Args:
+        setting: Architecture and data.
+        params: A trained network; biases and buffers stay.
+        gamma: What separates large singular values from the rest.
+
+    Returns:
+        Metrics.
+    """
+    layers = [f"{name}.weight" for name in spectra(params)]
+    found = {}
+    for title, top in (("top", True), ("rest", False)):
+        part = part_of(params, gamma, top=top)
+        network = {**params, **{name: part[name] for name in layers}}
+        found[f"accuracy_{title}"] = score(
+            setting.model, network, setting.data.test_x, setting.data.test_y
+        ).accuracy
+    return found
 
 
 def midpoint_excess(setting: Setting, a: Params, b: Params, x: Tensor, y: Tensor) -> float:
@@ -614,7 +715,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C1a",
         "Without matching, the loss halfway between two trained networks rises.",
-        f"{SOURCE}, Table 1",
+        f"{SOURCE}, Table 1 (from reviews)",
         measured("naive_midpoint"),
         margin=0.2,
         reason="0.2 nats is above the whole test loss of one of these networks",
@@ -623,7 +724,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C1b",
         "After weight matching it does not.",
-        f"{SOURCE}, Table 1",
+        f"{SOURCE}, Table 1 (from reviews)",
         measured("weights_midpoint"),
         margin=0.1,
         reason="half of what counts as a rise in C1a",
@@ -633,7 +734,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C2",
         "More than two thirds of the distance are still there after matching.",
-        f"{SOURCE}, Table 1",
+        f"{SOURCE}, Table 1 (from reviews)",
         lambda result: [1 - share for share in result.metric("weights_removed")],
         margin=0.667,
         reason="less than a third removed is a minor share",
@@ -642,7 +743,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C3a",
         "Without matching, the second-order estimate misses more than half of the barrier.",
-        f"{SOURCE}, Theorem 3.1 and Table 1",
+        f"{SOURCE}, Theorem 3.1 and Table 1 (from reviews)",
         missed("naive"),
         margin=0.5,
         reason="an estimate that is off by half explains nothing",
@@ -651,7 +752,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C3b",
         "After matching, the estimate is still off by more than a tenth of the barrier.",
-        f"{SOURCE}, Theorem 3.1 and Table 1",
+        f"{SOURCE}, Theorem 3.1 and Table 1 (from reviews)",
         missed("weights"),
         margin=0.1,
         reason="a tenth is the least that we would call a difference",
@@ -670,7 +771,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C4",
         "The singular values of two seeds agree.",
-        f"{SOURCE}, Figure 1",
+        f"{SOURCE}, Figure 1 (from reviews)",
         measured("spectral_difference_seeds"),
         margin=0.1,
         reason="a tenth of the spectrum's length; training changes it by half",
@@ -680,7 +781,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C5a",
         "Without matching, the large singular vectors do not line up.",
-        f"{SOURCE}, equation of R",
+        f"{SOURCE}, equation of R (from reviews)",
         measured("naive_alignment"),
         margin=0.1,
         reason="a tenth of perfect alignment",
@@ -689,7 +790,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C5b",
         "After weight matching the large ones line up better than all together.",
-        f"{SOURCE}, equation of R",
+        f"{SOURCE}, equation of R (from reviews)",
         difference("weights_alignment", "weights_alignment_all"),
         margin=0.1,
         reason="a tenth of perfect alignment",
@@ -697,7 +798,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C5c",
         "All together line up better after weight matching than before.",
-        f"{SOURCE}, equation of R",
+        f"{SOURCE}, equation of R (from reviews)",
         difference("weights_alignment_all", "naive_alignment_all"),
         margin=0.05,
         reason="half of what counts in C5b, since most singular values are small",
@@ -705,7 +806,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C6a",
         "The merged network is better aligned with A than the matched B is.",
-        f"{SOURCE}, Figure 3",
+        f"{SOURCE}, Figure 3 (from reviews)",
         difference("weights_merged_alignment", "weights_alignment"),
         margin=0.1,
         reason="a tenth of perfect alignment",
@@ -713,7 +814,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C6b",
         "Control: merging after matching aligns better than merging without.",
-        f"{SOURCE}, Figure 3",
+        f"{SOURCE}, Figure 3 (from reviews)",
         difference("weights_merged_alignment", "naive_merged_alignment"),
         margin=0.1,
         reason="without matching, half of the merged network is A as well",
@@ -721,16 +822,16 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C7",
         "A layer's inputs lie along its large singular vectors, twice as much as along the others.",
-        f"{SOURCE}, Figure 4",
+        f"{SOURCE}, Figure 4 (from reviews)",
         preference_ratio,
         margin=2.0,
-        reason="at the start of training the ratio is about one",
+        reason="along the vectors that the network had before training the ratio is about one",
         unit="ratio",
     ),
     Claim(
         "C8a",
         "After activation matching the loss halfway does not rise either.",
-        f"{SOURCE}, Table 4",
+        f"{SOURCE}, Table 4 (from reviews)",
         measured("activations_midpoint"),
         margin=0.1,
         reason="the margin of C1b",
@@ -740,7 +841,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C8b",
         "Activation matching lines up the large singular vectors as well as weight matching does.",
-        f"{SOURCE}, Figures 15 and 16",
+        f"{SOURCE}, Figures 15 and 16 (from reviews)",
         difference("activations_alignment", "weights_alignment"),
         margin=0.1,
         reason="a tenth of perfect alignment",
@@ -749,7 +850,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C8c",
         "It removes about the same share of the distance.",
-        f"{SOURCE}, Table 4",
+        f"{SOURCE}, Table 4 (from reviews)",
         difference("activations_removed", "weights_removed"),
         margin=0.1,
         reason="a tenth of the distance",

@@ -382,7 +382,9 @@ class Trained:
         context = PairRun(self.config)
         networks = context.networks("networks", self.config.model, self.config.train, (0,))
         self.setting = context.setting(self.config.model)
-        (self.start, _), (self.a, self.b) = networks[0], networks[10]
+        self.starts = (networks[0][0], networks[0][1])
+        self.start = self.starts[0]
+        self.a, self.b = networks[10]
         data = self.setting.data
         self.few = data.train_x[:100], data.train_y[:100]
 
@@ -417,7 +419,7 @@ def test_matching_by_all_singular_values_is_matching_by_all_weights(pair: Traine
     """With a threshold that lets everything pass, what is left out is the biases."""
     setting, a, b = pair.double()
     for seed in range(3):
-        found = lesson.match_part(setting.symmetry, a, b, 1e-12, top=True, seed=seed)
+        found = lesson.match_part(setting.symmetry, a, b, 1e-12, top=True, seed=seed).permutations
         bare = weights_only(a), weights_only(b)
         wanted = weight_matching(setting.symmetry, *bare, seed=seed).permutations
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
@@ -431,7 +433,7 @@ def test_the_best_of_several_searches_wins(top: bool, pair: Trained) -> None:
         """Of the parts matched, computed afresh."""
         found = lesson.match_part(
             setting.symmetry, a, b, 0.3, top=top, seed=seed, searches=searches
-        )
+        ).permutations
         moved = permute(setting.symmetry, b, found)
         low = [truncate(p, 0.3) for p in (a, moved)]
         parts = (
@@ -479,7 +481,8 @@ def test_the_two_parts_add_up_to_the_whole(
 
 
 def test_every_way_of_matching_keeps_the_function(pair: Trained) -> None:
-    ends = lesson.matched_ends(pair.setting, (pair.a, pair.b), 0, 0.3)
+    parts = lesson.match_parts(pair.setting.symmetry, pair.a, pair.b, 0.3, 0)
+    ends = lesson.matched_ends(pair.setting, (pair.a, pair.b), 0, parts)
     assert tuple(ends) == lesson.WAYS
     setting, *_ = pair.double()
     x = setting.data.test_x
@@ -494,7 +497,7 @@ def test_every_way_of_matching_keeps_the_function(pair: Trained) -> None:
 
 def test_metrics_of_a_pair_agree_with_its_series(pair: Trained) -> None:
     config = pair.config
-    found = lesson.measure_pair(pair.setting, config, (pair.a, pair.b), pair.start, 0)
+    found = lesson.measure_pair(pair.setting, config, (pair.a, pair.b), pair.starts, 0)
     metrics, series, layers = found["metrics"], found["series"], found["layers"]
     at = config.gammas.index(config.gamma)
     for k, way in enumerate(lesson.WAYS):
@@ -509,7 +512,7 @@ def test_metrics_of_a_pair_agree_with_its_series(pair: Trained) -> None:
         removed = 1 - metrics[f"{key}_distance"] / metrics["naive_distance"]
         assert metrics[f"{key}_removed"] == removed
     assert metrics["naive_removed"] == 0 < metrics["weights_removed"] < 1
-    for k, control in enumerate(("seeds", "start")):
+    for k, control in enumerate(("seeds", "start", "untrained")):
         row = series["spectral_difference"][k]
         assert metrics[f"spectral_difference_{control}"] == pytest.approx(np.mean(row))
     assert layers == ["hidden.0", "hidden.1", "hidden.2", "output"]
@@ -519,6 +522,11 @@ def test_metrics_of_a_pair_agree_with_its_series(pair: Trained) -> None:
     everything = score(pair.setting.model, pair.a, *test_of(pair.setting))
     assert series["truncation"][0] == pytest.approx(everything.accuracy, abs=0.006)
     assert 0 < metrics["kept_share"] < 1
+    assert metrics["untrained_alignment"] == series["untrained_alignment"][at]
+    assert metrics["untrained_alignment_all"] == series["untrained_alignment"][0]
+    large = score(pair.setting.model, truncate(pair.a, config.gamma), *test_of(pair.setting))
+    assert metrics["accuracy_top"] == pytest.approx(large.accuracy)
+    assert metrics["accuracy_rest"] < metrics["accuracy_top"]
     # the whole way is what the claims on the estimate are about
     assert series["taylor"][0][-1] == metrics["naive_estimate"]
     assert series["taylor"][1][-1] == metrics["naive_estimated"]

@@ -30,7 +30,7 @@ def _check_abs(path_loss: Any) -> None:
     for t in (0.25, 0.5, 0.8, 1.0):
         shrink = abs(1 - 2 * t)
         require_number(
-            float(path_loss(x.clone(), t)),
+            path_loss(x.clone(), t),
             square * (1 - shrink) ** 2,
             {
                 "that is what remains of the function, not what is lost": square * shrink**2,
@@ -66,6 +66,10 @@ def _check_margin(own_margin: Any) -> None:
             "that subtracts the mean of the other logits: take the largest": own
             - (logits.sum(1) - own) / 2,
             "that is the true class's logit alone": own,
+            "zero is not out of the way: put -infinity in the true class's place": own
+            - logits.scatter(1, y.unsqueeze(1), 0.0).max(1).values,
+            "the second largest logit is the largest other one only where the true class wins": own
+            - top[:, 1],
         },
     )
 
@@ -83,7 +87,7 @@ def _check_plane(coordinates: Any) -> None:
         isinstance(given, tuple | list) and len(given) == 2, "return two numbers: (along, across)"
     )
     require_number(
-        float(given[0]),
+        given[0],
         along,
         {
             "that is in units of the distance from the origin to the first network: divide by its"
@@ -97,7 +101,7 @@ def _check_plane(coordinates: Any) -> None:
         },
     )
     require_number(
-        float(given[1]),
+        given[1],
         across,
         {
             "that is the whole length: subtract the part along the first direction": float(
@@ -131,7 +135,7 @@ def _check_mean(mean_copy: Any) -> None:
     ]
     given = mean_copy(weight_1.clone(), bias_1.clone(), weight_2.clone())
     require(
-        isinstance(given, tuple) and len(given) == 3,
+        isinstance(given, tuple | list) and len(given) == 3,
         "return three tensors: weight 1, bias 1, weight 2",
     )
     require_tensor(
@@ -173,7 +177,7 @@ def _check_distance(expected_distance: Any) -> None:
     mean = torch.stack(copies).mean(0)
     exact = float(torch.stack([(flat - c).square().sum() for c in copies]).mean())
     require_number(
-        float(expected_distance(*(part.clone() for part in network))),
+        expected_distance(*(part.clone() for part in network)),
         exact,
         {
             "that is the squared distance to the mean copy: two copies both vary": size
@@ -193,26 +197,35 @@ def _without_readers(network: tuple[Tensor, Tensor, Tensor]) -> float:
 
 def _check_order(spawned_order: Any) -> None:
     """The order of the data in the epoch in which a run leaves its parent."""
-    parent, own = torch.tensor([5, 2, 7, 0, 3, 6, 1, 4]), torch.tensor([1, 7, 4, 5, 0, 2, 6, 3])
-    shared = 4
-    seen = parent[:shared]
-    rest = own[~torch.isin(own, seen)]
+    parent = torch.tensor([5, 2, 7, 0, 3, 6, 11, 8, 1, 10, 4, 9])
+    own = torch.tensor([1, 7, 9, 5, 0, 10, 2, 8, 4, 6, 11, 3])
+
+    def after(samples: int) -> Tensor:
+        return torch.cat([parent[:samples], own[~torch.isin(own, parent[:samples])]])
+
+    seen, rest = parent[:6], own[~torch.isin(own, parent[:6])]
+    given = spawned_order(parent.clone(), own.clone(), 2, 3)
+    if isinstance(given, Tensor):
+        require(given.shape != (18,), "samples come twice: leave out those that were seen")
     require_tensor(
-        spawned_order(parent.clone(), own.clone(), 2, 2),
-        torch.cat([seen, rest]),
+        given,
+        after(6),
         {
             "the rest repeats samples that the parent has shown: leave those out": torch.cat(
-                [seen, own[shared:]]
+                [seen, own[6:]]
             ),
             "that is the parent's order throughout: from the step on it is the own one": parent,
             "that is the own order throughout: the first batches are the parent's": own,
-            "the step counts batches, not samples: it shares steps * batch_size samples": torch.cat(
-                [parent[:2], own[~torch.isin(own, parent[:2])]]
-            ),
+            "the step counts batches, not samples: it shares step * batch_size samples": after(2),
+            "one batch too many: `step` batches are shared": after(9),
+            "one batch too few: `step` batches are shared": after(3),
             "the own part comes first: the parent's batches come before": torch.cat([rest, seen]),
+            "the rest is sorted: it keeps the order of `own`": torch.cat(
+                [seen, rest.sort().values]
+            ),
         },
     )
-    require_tensor(spawned_order(parent.clone(), own.clone(), 0, 2), own, {})
+    require_tensor(spawned_order(parent.clone(), own.clone(), 0, 3), own, {})
 
 
 def reference_walk(start: Params, end: Params, data: Dataset) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -36,45 +37,48 @@ def _layer(seed: int, outputs: int = 4, inputs: int = 3) -> Decomposed:
 
 def _check_alignment(own_alignment: Any) -> None:
     """The alignment of one layer, all singular values kept."""
-    (ua, _, va), (ub, _, vb) = _layer(0), _layer(1)
-    table = (ua.mT @ ub) * (va.mT @ vb)
-    expected = float(table.sum()) / 3
-    require_number(
-        float(own_alignment(ua.clone(), va.clone(), ub.clone(), vb.clone())),
-        expected,
-        {
-            "you paired only equal ranks: sum over all pairs i, j": float(table.diagonal().sum())
-            / 3,
-            "no absolute values: a pair that points the other way counts against": float(
-                table.abs().sum()
-            )
-            / 3,
-            "the left vectors alone: multiply by the agreement of the right vectors": float(
-                (ua.mT @ ub).sum()
-            )
-            / 3,
-            "the right vectors alone: multiply by the agreement of the left vectors": float(
-                (va.mT @ vb).sum()
-            )
-            / 3,
-            "divide by the number of singular values": float(table.sum()),
-            "divide by the number of singular values, not of pairs": float(table.sum()) / 9,
-            "that is a matrix product of the two tables: multiply entry by entry": float(
-                ((ua.mT @ ub) @ (va.mT @ vb)).sum()
-            )
-            / 3,
-        },
-    )
+    for outputs, inputs in ((4, 3), (3, 4)):
+        (ua, _, va), (ub, _, vb) = _layer(13, outputs, inputs), _layer(14, outputs, inputs)
+        left, right = ua.mT @ ub, va.mT @ vb
+        table = left * right
+        total = float(table.sum())
+        require_number(
+            own_alignment(ua.clone(), va.clone(), ub.clone(), vb.clone()),
+            total / 3,
+            {
+                "you paired only equal ranks: sum over all pairs i, j": float(table.trace()) / 3,
+                "no absolute values: a pair that points the other way counts against": float(
+                    table.abs().sum()
+                )
+                / 3,
+                "no absolute value: R may be negative": abs(total) / 3,
+                "the left vectors alone: multiply by the agreement of the right vectors": float(
+                    left.sum()
+                )
+                / 3,
+                "the right vectors alone: multiply by the agreement of the left vectors": float(
+                    right.sum()
+                )
+                / 3,
+                "divide by the number of singular values": total,
+                "divide by the number of singular values, not of pairs": total / 9,
+                "divide by the number of singular values, not of outputs or inputs": total / 4,
+                "that is a matrix product of the two tables: multiply entry by entry": float(
+                    (left @ right).sum()
+                )
+                / 3,
+            },
+        )
 
 
 def _check_kept(own_kept: Any) -> None:
     """How many singular values pass the threshold."""
-    values = torch.tensor([8.0, 4.0, 2.5, 2.4, 1.0, 0.5])
-    for gamma, expected, strict in ((0.3, 4, 4), (0.5, 2, 1), (0.0, 6, 6)):
+    values = torch.tensor([8.0, 7.0, 6.0, 3.5, 3.0, 2.5, 2.0, 2.0, 1.5, 1.0, 0.75, 0.5])
+    for gamma, expected, strict in ((0.25, 8, 6), (0.75, 3, 2), (0.0, 12, 12)):
         share = values / values.sum()
         energy = values.square() / values[0].square()
         require_number(
-            float(own_kept(values.clone(), gamma)),
+            own_kept(values.clone(), gamma),
             expected,
             {
                 "a singular value at exactly the threshold counts": strict,
@@ -83,28 +87,36 @@ def _check_kept(own_kept: Any) -> None:
                 "the threshold is relative: multiply gamma by the largest value": int(
                     (values >= gamma).sum()
                 ),
-                "that is a share of the layer's values: compare sizes": round(6 * (1 - gamma)),
-                "that is the number of values that are dropped": 6 - expected,
+                "that is a share of the layer's values: compare sizes": round(12 * (1 - gamma)),
+                "that is the number of values that are dropped": 12 - expected,
             },
         )
 
 
 def _check_weighted(inner_product: Any) -> None:
     """The inner product of two layers, from their singular values and vectors."""
-    a, b = _layer(2), _layer(3)
+    a, b = _layer(4), _layer(5)
     (ua, sa, va), (ub, sb, vb) = a, b
     table = (ua.mT @ ub) * (va.mT @ vb)
     dense = float(((ua * sa) @ va.mT * ((ub * sb) @ vb.mT)).sum())
     require_number(
-        float(inner_product(tuple(t.clone() for t in a), tuple(t.clone() for t in b))),
+        inner_product(tuple(t.clone() for t in a), tuple(t.clone() for t in b)),
         dense,
         {
             "the weights are missing: pair (i, j) counts s_i s_j": float(table.sum()),
             "all pairs count, not only i = j": float((sa * sb * table.diagonal()).sum()),
+            "the weight is s_i of A times s_j of B: you used A's values twice": float(
+                (torch.outer(sa, sa) * table).sum()
+            ),
             "the weight is s_i of A times s_j of B, not a square": float(
                 (sa.square().unsqueeze(1) * table).sum()
             ),
-            "the weights of B run along the columns": float((sa * sb * table).sum()),
+            "s_i of A belongs to the row, s_j of B to the column: take an outer product": float(
+                (sa * sb * table).sum()
+            ),
+            "rows are A's and columns B's: the outer product is the wrong way round": float(
+                (torch.outer(sb, sa) * table).sum()
+            ),
             "no absolute values: a pair that points the other way counts against": float(
                 (torch.outer(sa, sb) * table.abs()).sum()
             ),
@@ -119,11 +131,11 @@ def _check_estimate(estimate: Any) -> None:
         v = b - a
         return t * (1 - t) * (v * (ga - gb) + v * v * (t * ha + (1 - t) * hb) / 2)
 
-    for case in ((1.0, 3.0, 0.5, -0.25, 2.0, 3.0, 0.5), (0.0, -2.0, -1.0, 0.3, 1.0, 4.0, 0.25)):
+    for case in ((1.0, 4.0, 0.5, -0.25, 2.0, 3.0, 0.5), (0.0, -2.0, -1.0, 0.3, 1.0, 4.0, 0.25)):
         a, b, ga, gb, ha, hb, t = case
         v = b - a
         require_number(
-            float(estimate(*case)),
+            estimate(*case),
             right(*case),
             {
                 "the gradients' part is missing": right(a, b, 0, 0, ha, hb, t),
@@ -164,9 +176,12 @@ def _check_preference(preference: Any) -> None:
             "those are shares of the squared length: take the root, or |v . z| / |z|": (
                 (along / size).square().mean(0)
             ),
-            "that is one number per input: average over the inputs": (along.abs() / size).mean(1)[
-                :3
-            ],
+            "absolute values before the mean: otherwise inputs cancel": (
+                (along / size).mean(0).abs()
+            ),
+            "that is the mean input's: take |v . z| / |z| of every input, then the mean": (
+                (z.mean(0) @ right).abs() / z.mean(0).norm()
+            ),
             "take the mean of |v . z| / |z|, not the root of the mean square": (
                 (along / size).square().mean(0).sqrt()
             ),
@@ -264,7 +279,7 @@ def _barriers(
     positions = [k / 10 for k in range(11)]
     found = {}
     for gamma in gammas:
-        moved = permute(symmetry, b, match_part(symmetry, a, b, gamma, top=top))
+        moved = permute(symmetry, b, match_part(symmetry, a, b, gamma, top=top).permutations)
         losses = line(model, a, moved, positions, data.test_x, data.test_y).loss
         found[gamma] = barrier(positions, losses).maximum
     return found
@@ -295,6 +310,15 @@ def _check_enough(measure: Any) -> None:
     require(
         not any(math.isclose(found[g], naive, rel_tol=1e-6) for g in gammas[:1]),
         "the first barrier is the one before matching: permute B for every threshold",
+    )
+    train = dataclasses.replace(data, test_x=data.train_x, test_y=data.train_y)
+    require(
+        not _agree(found, reference_enough(a, b, train, gammas)),
+        "that is the training barrier: measure on test inputs",
+    )
+    require(
+        len({round(float(found[g]), 6) for g in gammas}) > 1,
+        "every threshold gives the same barrier: match anew for each, by the large values alone",
     )
     worst = max(gammas, key=lambda g: abs(found[g] - expected[g]))
     raise Wrong(f"at {worst} you got {found[worst]:.4f}, expected {expected[worst]:.4f}")

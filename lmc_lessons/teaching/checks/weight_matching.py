@@ -37,7 +37,7 @@ def _check_reorder(reorder: Any) -> None:
     back = torch.argsort(order)
     given = reorder(first.clone(), bias.clone(), second.clone(), order.clone())
     require(
-        isinstance(given, tuple) and len(given) == 3,
+        isinstance(given, tuple | list) and len(given) == 3,
         "return three tensors: weight 1, bias 1, weight 2",
     )
     require_tensor(

@@ -57,6 +57,21 @@ def mean_with_interval(
         ax.fill_between(ticks, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
+def averaged(pairs: int, drawn_as: str = "band") -> str:
+    """The sentence of a caption that says what was averaged.
+
+    Args:
+        pairs: Number of pairs of networks.
+        drawn_as: What shows the interval.
+
+    Returns:
+        One sentence; a single pair has no interval.
+    """
+    if pairs == 1:
+        return "One pair: no interval."
+    return f"Mean over {pairs} pairs, {drawn_as}: 95 % interval."
+
+
 def curves_figure(
     result: Result,
     name: str,
@@ -92,8 +107,15 @@ def curves_figure(
 
     Raises:
         KeyError: If the result has no such series.
+        ValueError: If ``within`` names what is not there or leaves more than two axes, or there
+            are not one to four curves.
     """
     series = result.series[name]
+    if not 1 <= len(series.axes) - len(within) <= 2:
+        raise ValueError(f"{name!r} has the axes {list(series.axes)}: leave one or two of them")
+    for (axis, entries), tick in zip(series.axes.items(), within, strict=False):
+        if tick not in entries:
+            raise ValueError(f"no {axis} {tick!r} in {name!r}, there are: {entries}")
     axes = list(series.axes.values())
     chosen = [axis.index(tick) for axis, tick in zip(axes, within, strict=False)]
     values = series.values
@@ -104,6 +126,8 @@ def curves_figure(
     for k, entry in enumerate(rest[0] if rest else ()):
         if shown is None or entry in shown:
             rows[str(entry) if shown is None else shown[entry]] = [seed[k] for seed in values]
+    if not 1 <= len(rows) <= len(LOOKS):
+        raise ValueError(f"{name!r} gives {len(rows)} curves out of {rest}: choose 1 to 4")
     with style():
         fig, ax = plt.subplots(figsize=(6.4, 3.2))
         for (colour, dashes, marker), (label, curves) in zip(LOOKS, rows.items(), strict=False):
@@ -119,5 +143,4 @@ def curves_figure(
         ax.set(xlabel=x_label, ylabel=y_label, ylim=y_limits)
         if rest:
             ax.legend(title=legend or None)
-    band = f"Mean over {len(result.seeds)} pairs, band: 95 % interval."
-    return static_figure(fig, alt=alt, caption=f"{caption} {band}")
+    return static_figure(fig, alt=alt, caption=f"{caption} {averaged(len(result.seeds))}")

@@ -15,7 +15,7 @@ from lmc_lessons.evaluation import t_interval
 from lmc_lessons.landscape import line, plane, surface
 from lmc_lessons.models import Params
 from lmc_lessons.results import Result
-from lmc_lessons.teaching.figures import GREY, LOOKS, mean_with_interval, style
+from lmc_lessons.teaching.figures import GREY, LOOKS, averaged, mean_with_interval, style
 from lmc_lessons.teaching.interactive import (
     path_explorer,
     plane_explorer,
@@ -105,25 +105,33 @@ def profile_figure(model: nn.Module, a: Params, ends: Mapping[str, Params], data
     positions = [k / 24 for k in range(25)]
     curves = {}
     for name, end in ends.items():
-        found = line(model, a, end, positions, data.test_x, data.test_y)
-        curves[name] = {"loss": found.loss, "error": found.error, "mean margin": found.margin}
+        test = line(model, a, end, positions, data.test_x, data.test_y)
+        fit = line(model, a, end, positions, data.train_x, data.train_y)
+        curves[name] = {
+            "test loss": test.loss,
+            "training loss": fit.loss,
+            "test error": test.error,
+            "training error": fit.error,
+            "mean margin, test": test.margin,
+        }
     told = "; ".join(
-        f"{name}: loss {c['loss'][12]:.2f} nats, error {100 * c['error'][12]:.0f} %, margin "
-        f"{c['mean margin'][12]:.1f}"
+        f"{name}: test loss {c['test loss'][12]:.2f} nats, test error "
+        f"{100 * c['test error'][12]:.0f} %, margin {c['mean margin, test'][12]:.1f}"
         for name, c in curves.items()
     )
+    units = {"test loss": "nats", "training loss": "nats", "test error": "%"}
     return path_explorer(
         positions,
         curves,
-        panels=("loss", "error", "mean margin"),
-        units={"loss": "nats", "error": "%", "mean margin": ""},
+        panels=tuple(next(iter(curves.values()))),
+        units=units | {"training error": "%"},
         x_label="position t on the path",
         ends=("A", "B"),
         start=0.5,
-        alt=f"Three quantities along straight paths from network A. Halfway, {told}.",
+        alt=f"Loss, error and margin along straight paths from network A. Halfway, {told}.",
         caption=(
-            "Test loss, test error and mean logit margin along straight paths that start at A. "
-            "The slider walks along all paths at once."
+            "Loss, error and mean logit margin along straight paths that start at A. The slider "
+            "walks along all paths at once."
         ),
     )
 
@@ -167,8 +175,7 @@ def spawn_figure(result: Result, name: str = "deep") -> HTML:
         ),
         caption=(
             "Choose how many steps two runs share before they part; then each is trained to its "
-            f"end with batches in its own order. Mean over {len(values)} pairs, band: 95 % "
-            "interval."
+            f"end with batches in its own order. {averaged(len(values))}"
         ),
     )
 
@@ -181,9 +188,14 @@ def onset_figure(result: Result) -> HTML:
 
     Returns:
         A figure.
+
+    Raises:
+        KeyError: If neither architecture was measured.
     """
     names = {"wide": "3 hidden layers of 128", "deep": "8 hidden layers of 32"}
     there = [name for name in names if f"{name}_spawned" in result.series]
+    if not there:
+        raise KeyError(" or ".join(f"{name}_spawned" for name in names))
     steps = sorted({k for name in there for k in result.series[f"{name}_spawned"].axes["step"]})
     with style():
         fig, ax = plt.subplots(figsize=(6.4, 3.2))
@@ -192,9 +204,12 @@ def onset_figure(result: Result) -> HTML:
             series = result.series[f"{name}_spawned"]
             curves = [seed[0] for seed in series.values]
             at = [steps.index(step) for step in series.axes["step"]]
+            for curve in curves:
+                ax.plot(at, curve, color=look[0], linewidth=0.6, alpha=0.5)
             mean_with_interval(ax, at, curves, names[name], look)
             level = result.interval(f"{name}_stranger_barrier").mean
-            ax.axhline(level, color=look[0], linestyle=look[1], linewidth=0.8, alpha=0.6)
+            ax.axhline(level, color=look[0], linestyle=look[1], linewidth=1.2, alpha=0.6)
+            ax.annotate("strangers", (0, level), xytext=(-18, 3), textcoords="offset points")
             told.append(
                 f"{names[name]}: {np.mean([c[0] for c in curves]):.2f} nats when only the start is "
                 f"shared, strangers {level:.2f}"
@@ -207,8 +222,8 @@ def onset_figure(result: Result) -> HTML:
         fig,
         alt="Barrier against the number of steps shared. " + "; ".join(told) + ".",
         caption=(
-            "Barrier between two runs that share the start and so many steps. Thin lines: the "
-            f"barrier between strangers. Mean over {len(result.seeds)} pairs, band: 95 % interval."
+            "Barrier between two runs that share the start and so many steps. Thin lines: single "
+            f"families. Level lines: strangers. {averaged(len(result.seeds))}"
         ),
     )
 
@@ -223,23 +238,63 @@ def variance_figure(result: Result) -> HTML:
         A figure.
     """
     series: Any = result.series["variance_left"]
-    layers = series.axes["layer"]
+    layers = series.axes["layer"][:-1]  # the last layer puts out the logits, not hidden units
     with style():
         fig, ax = plt.subplots(figsize=(6.4, 3.2))
         looks = iter(LOOKS)
         told = []
         for r, recipe in enumerate(series.axes["recipe"]):
             for p, path in enumerate(("not matched", "matched by weights")):
-                curves = [seed[r][p] for seed in series.values]
+                curves = [seed[r][p][:-1] for seed in series.values]
                 mean_with_interval(ax, layers, curves, f"{recipe}, {path}", next(looks))
                 told.append(f"{recipe}, {path}: {np.mean([c[-1] for c in curves]):.2f}")
-        ax.set(xlabel="layer", ylabel="variance left", ylim=(0, 1), xticks=layers)
+        ax.set(xlabel="hidden layer", ylabel="variance left", ylim=(0, 1), xticks=layers)
         ax.legend(fontsize=9)
     return static_figure(
         fig,
-        alt=f"Variance left at the midpoint, layer by layer. In the last layer: {'; '.join(told)}.",
+        alt=f"Variance left at the midpoint. In the last hidden layer: {'; '.join(told)}.",
         caption=(
-            "Variance of the merged units before BatchNorm, relative to the ends. Mean over "
-            f"{len(result.seeds)} pairs, band: 95 % interval."
+            "Variance of the merged units before BatchNorm, relative to the ends. "
+            f"{averaged(len(result.seeds))}"
+        ),
+    )
+
+
+def planes_figure(result: Result) -> HTML:
+    """The plane through A, B and the renumbered B, for every pair of a study.
+
+    Args:
+        result: A study with the series ``plane``.
+
+    Returns:
+        A figure.
+    """
+    series = result.series["plane"]
+    u, v = series.axes["u"], series.axes["v"]
+    at = series.axes["quantity"].index("loss")
+    lowest, ends = [], [seed[0] for seed in result.series["test_loss"].values]
+    with style():
+        fig, row = plt.subplots(1, len(series.values), figsize=(6.4, 1.9), sharey=True)
+        for k, ax in enumerate(np.atleast_1d(row)):
+            loss = np.asarray(series.values[k][at])
+            lowest.append(float(loss.min()))
+            ax.contourf(u, v, np.minimum(loss, 2.5), levels=np.linspace(0, 2.5, 11), cmap="Blues")
+            corner = (result.metrics["matched_u"][k], result.metrics["matched_v"][k])
+            for name, (across, up) in (("A", (0, 0)), ("B", (1, 0)), ("B'", corner)):
+                ax.plot(across, up, "o", color="black", markersize=3)
+                ax.annotate(name, (across, up), xytext=(2, 3), textcoords="offset points")
+            ax.plot((0, 1), (0, 0), color=LOOKS[0][0], linestyle="--")
+            ax.plot((0, corner[0]), (0, corner[1]), color=LOOKS[1][0])
+            ax.set(aspect="equal", xticks=(), yticks=(), title=f"pair {result.seeds[k]}")
+    told = ", ".join(f"{low / end[0]:.0%}" for low, end in zip(lowest, ends, strict=True))
+    return static_figure(
+        fig,
+        alt=(
+            "Test loss on the plane of each pair: dark ground between A and B, light ground "
+            "between A and the renumbered B."
+        ),
+        caption=(
+            "Test loss on the plane through A, B and the renumbered B (B'), dark from 2.5 nats on. "
+            f"The lowest value on each plane is {told} of A's."
         ),
     )

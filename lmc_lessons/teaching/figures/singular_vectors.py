@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import HTML
 
@@ -12,7 +13,8 @@ from lmc_lessons.connectivity.symmetry import Permutations, Symmetry, permute
 from lmc_lessons.evaluation import t_interval
 from lmc_lessons.models import Params
 from lmc_lessons.results import Result
-from lmc_lessons.teaching.interactive import matrix_explorer, step_explorer
+from lmc_lessons.teaching.figures import GREY, LOOKS, averaged, mean_with_interval, style
+from lmc_lessons.teaching.interactive import matrix_explorer, static_figure, step_explorer
 
 NAMES = {"naive": "not matched", "weights": "by weights", "activations": "by activations"}
 
@@ -61,14 +63,15 @@ def lining_up(
         limits=(-1.0, 1.0),
         alt=(
             f"Agreement of every pair of singular vectors of A with every pair of B in layer "
-            f"{layer}, the {top} largest. At the start nothing agrees. After the last sweep the "
-            f"upper left corner does; the alignment R of the large ones rises from {large[0]:.2f} "
-            f"to {large[-1]:.2f}, that of all from {all_[0]:.2f} to {all_[-1]:.2f}."
+            f"{layer}, the {len(frames[0])} largest. From the start to the last sweep, the first "
+            f"pair of both goes from {frames[0][0, 0]:.2f} to {frames[-1][0, 0]:.2f}; over all "
+            f"layers, the alignment R of the large ones from {large[0]:.2f} to {large[-1]:.2f}, "
+            f"that of all from {all_[0]:.2f} to {all_[-1]:.2f}."
         ),
         caption=(
             "A cell is the product of two cosines: that of two left and that of two right singular "
             "vectors. Step through the sweeps of weight matching, which knows nothing of singular "
-            "vectors. The corner of the large singular values lights up first, and the rest hardly."
+            "vectors. The picture is of one layer; R is taken over all."
         ),
     )
 
@@ -124,6 +127,47 @@ def gamma_figure(result: Result) -> HTML:
         alt=f"Alignment of singular vectors of A and B, layer by layer. Over all layers: {told}.",
         caption=(
             "Move the threshold: only singular values of at least γ times the largest of their "
-            f"layer count. Mean over {len(values)} pairs, whiskers: 95 % interval."
+            f"layer count. {averaged(len(values), 'whiskers')}"
+        ),
+    )
+
+
+def estimate_figure(result: Result) -> HTML:
+    """The second-order estimate of the barrier over the barrier, against the distance.
+
+    Args:
+        result: A study or a full-scale run.
+
+    Returns:
+        A figure.
+
+    Raises:
+        KeyError: If the result has no series ``taylor``.
+    """
+    series = result.series["taylor"]
+    fractions = series.axes["fraction"]
+    ratios = [
+        [estimate / true for estimate, true in zip(*seed, strict=True)] for seed in series.values
+    ]
+    with style():
+        fig, ax = plt.subplots(figsize=(6.4, 3.2))
+        for ratio in ratios:
+            ax.plot(fractions, ratio, color=LOOKS[1][0], linewidth=0.6, alpha=0.5)
+        mean_with_interval(ax, fractions, ratios, "", LOOKS[1])
+        ax.axhline(1, color=GREY, linestyle="--", linewidth=0.8)
+        ax.set_xscale("log")
+        ax.set_xticks(fractions, [f"{fraction:g}" for fraction in fractions])
+        ax.minorticks_off()
+        ax.set(xlabel="share of the way from A to B", ylabel="estimate / measured")
+    means = np.mean(ratios, axis=0)
+    told = ", ".join(
+        f"{mean:.2f} at {fraction:g}" for fraction, mean in zip(fractions, means, strict=True)
+    )
+    return static_figure(
+        fig,
+        alt=f"Estimated over measured rise at the midpoint, by the share of the way: {told}.",
+        caption=(
+            "Second-order estimate of the rise halfway between A and a point on the way to B, over "
+            f"the measured rise (dashed: equal). Thin: single pairs. {averaged(len(ratios))}"
         ),
     )
