@@ -136,11 +136,12 @@ def test_numbers_in_words_are_the_means() -> None:
     assert f"With 0 steps shared the barrier is {steps[0, 0]:.2f}" in spawn
     assert f"with 42 steps {steps[0, -1]:.2f}" in spawn
     assert f"{steps[0, 0]:.2f} nats when only the start is shared, strangers {level:.2f}" in onset
-    assert f"sgd, not matched: {left[1, 0, -1]:.2f}" in variance
+    assert f"sgd, not matched: {left[1, 0, -2]:.2f}" in variance, "the last layer is no hidden one"
     assert f"by weights {ways[2, 0]:.2f} at γ = 0 and {ways[2, 1]:.2f} at γ = 0.3" in gamma
     half = line(MODEL, network(1), network(2), [0.5], DATA.test_x, DATA.test_y)
     _, walk, plane = (words(draw(2))[0] for draw in FROM_NETWORKS.values())
-    assert f"to B: loss {half.loss[0]:.2f} nats, error {100 * half.error[0]:.0f} %" in walk
+    wrong = 100 * half.error[0]
+    assert f"to B: test loss {half.loss[0]:.2f} nats, test error {wrong:.0f} %" in walk
     assert f"rises to {half.loss[0]:.2f} nats halfway" in plane
 
 
@@ -194,13 +195,17 @@ def test_onset_and_variance_draw_what_was_measured(axes: list[Any]) -> None:
     loss_barriers.variance_figure(result)
     loss_barriers.onset_figure(measured(seeds=1))
     assert [len(ax.collections) for ax in axes] == [2, 4, 0], "one pair has no band"
-    wide, level, deep, _, _ = axes[0].get_lines()
+    *wides, wide, level = axes[0].get_lines()[: len(result.seeds) + 2]
+    *_, deep, _, _ = axes[0].get_lines()
+    for line_of_a_family, seed in zip(wides, result.series["wide_spawned"].values, strict=True):
+        assert_allclose(line_of_a_family.get_ydata(), seed[0])
     assert [text.get_text() for text in axes[0].get_xticklabels()] == ["0", "5", "7", "42"]
     assert_allclose(wide.get_xydata(), np.c_[[0, 2], mean(result, "wide_spawned")[0]])
     assert_allclose(deep.get_xydata(), np.c_[[0, 1, 3], mean(result, "deep_spawned")[0]])
     assert_allclose(level.get_ydata(), result.interval("wide_stranger_barrier").mean)
     four = axes[1].get_lines()
-    assert_allclose([c.get_ydata() for c in four], mean(result, "variance_left").reshape(4, 3))
+    hidden = mean(result, "variance_left").reshape(4, 3)[:, :-1]
+    assert_allclose([c.get_ydata() for c in four], hidden)
     assert four[1].get_label() == "adam, matched by weights"
 
 
