@@ -27,10 +27,17 @@ class Interval(NamedTuple):
 
 
 class Score(NamedTuple):
-    """Mean cross-entropy in nats and accuracy in [0, 1] over a data set."""
+    """Means over a data set.
+
+    Attributes:
+        loss: Mean cross-entropy in nats.
+        accuracy: Accuracy in [0, 1].
+        margin: Mean logit margin; see ``logit_margins``.
+    """
 
     loss: float
     accuracy: float
+    margin: float
 
 
 def logits_in_chunks(
@@ -54,8 +61,32 @@ def logits_in_chunks(
             yield predict(model, params, part)
 
 
+def logit_margins(logits: Tensor, y: Tensor) -> Tensor:
+    r"""By how much the true class leads, $z_y - \max_{j \ne y} z_j$.
+
+    It is negative where the sample is misread, and 0 where the true class ties for the first place.
+
+    Args:
+        logits: Shape (..., classes), at least two classes.
+        y: Labels of shape (...,), int64.
+
+    Returns:
+        One margin per sample, shape (...,), in the unit of the logits.
+
+    Raises:
+        ValueError: If there is only one class.
+
+    Taught in: book/connectivity/loss-barriers
+    """
+    if logits.shape[-1] < 2:
+        raise ValueError(f"a margin needs at least 2 classes, got logits {tuple(logits.shape)}")
+    own = y.unsqueeze(-1)
+    true = logits.gather(-1, own).squeeze(-1)
+    return true - logits.scatter(-1, own, -torch.inf).amax(-1)
+
+
 def score(model: nn.Module, params: Params, x: Tensor, y: Tensor, *, chunk: int = 2048) -> Score:
-    """Mean cross-entropy and accuracy of a network in eval mode.
+    """Mean cross-entropy, accuracy and logit margin of a network in eval mode.
 
     Args:
         model: Architecture; put into eval mode.
@@ -65,23 +96,24 @@ def score(model: nn.Module, params: Params, x: Tensor, y: Tensor, *, chunk: int 
         chunk: Number of inputs per forward pass.
 
     Returns:
-        Loss in nats and accuracy in [0, 1].
+        Loss in nats, accuracy in [0, 1], margin in the unit of the logits.
 
     Raises:
-        ValueError: If there are no inputs, or not one label per input.
+        ValueError: If there are no inputs, not one label per input, or only one class.
 
     Taught in: book/start
     """
     if len(x) == 0 or len(x) != len(y):
         raise ValueError(f"score needs one label per input, got {len(x)} inputs, {len(y)} labels")
     model.eval()
-    loss, correct = 0.0, 0
+    loss, correct, margin = 0.0, 0, 0.0
     for logits, target in zip(
         logits_in_chunks(model, params, x, chunk=chunk), y.split(chunk), strict=True
     ):
         loss += F.cross_entropy(logits.float(), target, reduction="sum").item()
         correct += int((logits.argmax(-1) == target).sum())
-    return Score(loss / len(x), correct / len(x))
+        margin += logit_margins(logits.float(), target).sum().item()
+    return Score(loss / len(x), correct / len(x), margin / len(x))
 
 
 def auroc(scores: Tensor, positive: Tensor) -> float:

@@ -14,15 +14,22 @@ from lmc_lessons.models import Params, predict
 
 
 class Profile(NamedTuple):
-    """Loss and accuracy at points of a line or plane, in the order in which the points were given.
+    """Loss, accuracy and margin along a line, in the order in which the points were given.
 
     Attributes:
         loss: Mean cross-entropy in nats, one number per point.
         accuracy: Accuracy in [0, 1], one number per point.
+        margin: Mean logit margin, one number per point.
     """
 
     loss: list[float]
     accuracy: list[float]
+    margin: list[float]
+
+    @property
+    def error(self) -> list[float]:
+        """Error rate in [0, 1], one number per point."""
+        return [1 - accuracy for accuracy in self.accuracy]
 
 
 class Barrier(NamedTuple):
@@ -72,7 +79,7 @@ def combine(weights: Sequence[float], points: Sequence[Params]) -> Params:
 def interpolate(a: Params, b: Params, position: float) -> Params:
     r"""The point $(1 - t)\,\theta_A + t\,\theta_B$ of the straight line between two networks.
 
-    Equation (eq-path) of the lesson on weight matching.
+    Equation (eq-path) of the lesson on loss barriers.
 
     Args:
         a: The network at position 0.
@@ -105,7 +112,7 @@ def line(
     reset_with: Tensor | None = None,
     chunk: int = 2048,
 ) -> Profile:
-    """Loss and accuracy at points of the straight line between two networks.
+    """Loss, accuracy and margin at points of the straight line between two networks.
 
     Args:
         model: Architecture.
@@ -119,7 +126,7 @@ def line(
         chunk: Number of inputs per forward pass.
 
     Returns:
-        One loss and one accuracy per position.
+        One loss, one accuracy and one margin per position.
 
     Raises:
         ValueError: If the networks differ in names or shapes.
@@ -132,13 +139,15 @@ def line(
         if reset_with is not None and position not in (0, 1):
             params = reset_batchnorm(model, params, reset_with, chunk=chunk)
         scores.append(score(model, params, x, y, chunk=chunk))
-    return Profile([s.loss for s in scores], [s.accuracy for s in scores])
+    return Profile(
+        [s.loss for s in scores], [s.accuracy for s in scores], [s.margin for s in scores]
+    )
 
 
 def barrier(positions: Sequence[float], losses: Sequence[float]) -> Barrier:
     r"""Barrier of a path, $\max_t L(t) - [(1 - t) L(0) + t L(1)]$, and the same at its midpoint.
 
-    Equation (eq-barrier) of the lesson on weight matching.
+    Equation (eq-barrier) of the lesson on loss barriers.
 
     Args:
         positions: Increasing, from 0 to 1, with 0.5 among them.
@@ -208,6 +217,70 @@ def plane(
         if name not in names:
             first[name] = second[name] = tensor
     return first, second, ((0.0, 0.0), (length, 0.0), (along, across))
+
+
+class Surface(NamedTuple):
+    """Loss, accuracy and margin on a grid of a plane; rows follow v, columns follow u.
+
+    Attributes:
+        loss: Mean cross-entropy in nats, shape (V, U) as nested lists.
+        accuracy: Accuracy in [0, 1], the same shape.
+        margin: Mean logit margin, the same shape.
+    """
+
+    loss: list[list[float]]
+    accuracy: list[list[float]]
+    margin: list[list[float]]
+
+
+def surface(
+    model: nn.Module,
+    origin: Params,
+    first: Params,
+    second: Params,
+    u: Sequence[float],
+    v: Sequence[float],
+    x: Tensor,
+    y: Tensor,
+    *,
+    reset_with: Tensor | None = None,
+    chunk: int = 2048,
+) -> Surface:
+    r"""Loss, accuracy and margin over a plane, at $\theta_0 + u\,d_1 + v\,d_2$.
+
+    Equation (eq-plane) of the lesson on loss barriers.
+
+    Args:
+        model: Architecture.
+        origin: The network at (0, 0).
+        first: First direction, from ``plane``.
+        second: Second direction.
+        u: Coordinates along the first direction, U of them.
+        v: Coordinates along the second direction, V of them.
+        x: Inputs of shape (N, ...).
+        y: Labels of shape (N,).
+        reset_with: Training inputs to measure the BatchNorm statistics of every point on; None
+            leaves the combined statistics.
+        chunk: Number of inputs per forward pass.
+
+    Returns:
+        Three grids of shape (V, U).
+
+    Raises:
+        ValueError: If the networks differ in names or shapes.
+
+    Taught in: book/connectivity/loss-barriers
+    """
+    grid = []
+    for height in v:
+        row = []
+        for along in u:
+            params = combine((1, along, height), (origin, first, second))
+            if reset_with is not None:
+                params = reset_batchnorm(model, params, reset_with, chunk=chunk)
+            row.append(score(model, params, x, y, chunk=chunk))
+        grid.append(row)
+    return Surface(*([[s[k] for s in row] for row in grid] for k in range(3)))
 
 
 def reset_batchnorm(model: nn.Module, params: Params, x: Tensor, *, chunk: int = 2048) -> Params:

@@ -7,23 +7,19 @@ matches the code is stale, and stale studies turn the tests red.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import hashlib
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import lmc_lessons
 from lmc_lessons.evaluation import Interval, t_interval
 
 SCHEMA = 1
-PACKAGE = "lmc_lessons"
 Kind = Literal["greater", "equal", "exact"]
 Verdict = Literal["holds", "fails", "undecided", "not-measured"]
 
@@ -143,6 +139,38 @@ def decide(values: Sequence[float], interval: Interval, margin: float, kind: Kin
     if -margin <= interval.low and interval.high <= margin:
         return "holds"
     return "fails" if interval.low > margin or interval.high < -margin else "undecided"
+
+
+Effect = Callable[["Result"], Sequence[float]]
+
+
+def measured(name: str) -> Effect:
+    """The effect of a claim about one metric, as it was measured.
+
+    Args:
+        name: Name of the metric.
+
+    Returns:
+        A function of a result, one number per seed.
+    """
+    return lambda result: result.metric(name)
+
+
+def difference(larger: str, smaller: str) -> Effect:
+    """The effect of a claim that one metric exceeds another, seed by seed.
+
+    Args:
+        larger: Name of the metric that should be larger.
+        smaller: Name of its control.
+
+    Returns:
+        A function of a result, one difference per seed.
+    """
+
+    def effect(result: Result) -> list[float]:
+        return [p - q for p, q in zip(result.metric(larger), result.metric(smaller), strict=True)]
+
+    return effect
 
 
 @dataclass
@@ -373,88 +401,6 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         os.unlink(part)
         raise
-
-
-def code_hash(modules: Iterable[str]) -> str:
-    """Hash of the code of modules and of everything they import from this package.
-
-    Comments, docstrings and layout do not count; every other change does.
-
-    Args:
-        modules: Dotted names inside the package.
-
-    Returns:
-        16 hexadecimal digits.
-
-    Raises:
-        ValueError: If a name is not a module of this package.
-    """
-    sources = {}
-    waiting = sorted(set(modules))
-    while waiting:
-        name = waiting.pop()
-        if name in sources:
-            continue
-        path = _module_path(name)
-        if path is None:
-            raise ValueError(f"{name} is not a module of {PACKAGE}")
-        tree = ast.parse(path.read_text())
-        sources[name] = _canonical(_without_docstrings(tree))
-        waiting.extend(imported_modules(tree))
-    text = json.dumps(sorted(sources.items()))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _canonical(node: Any) -> str:
-    """A syntax tree as text that is the same in every version of Python: empty fields left out."""
-    if isinstance(node, list):
-        return "[" + ",".join(_canonical(part) for part in node) + "]"
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
-    inside = ",".join(f"{name}={_canonical(value)}" for name, value in fields)
-    return f"{type(node).__name__}({inside})"
-
-
-def imported_modules(tree: ast.AST) -> set[str]:
-    """Names of this package's modules that a piece of code imports, wherever in it.
-
-    Args:
-        tree: Parsed code.
-
-    Returns:
-        Dotted names; ``from package import name`` counts as the module ``package.name`` if that is
-        one.
-    """
-    found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names = [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        found |= {n for n in names if n.split(".")[0] == PACKAGE and _module_path(n)}
-    return found
-
-
-def _module_path(name: str) -> Path | None:
-    root = Path(lmc_lessons.__file__).resolve().parents[1]
-    stem = root.joinpath(*name.split("."))
-    for path in (stem.with_suffix(".py"), stem / "__init__.py"):
-        if path.is_file():
-            return path
-    return None
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            value = first.value if isinstance(first, ast.Expr) else None
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                node.body = node.body[1:]
-    return tree
 
 
 def peak_memory_mb() -> float:

@@ -116,6 +116,29 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class Spawn:
+    """Where a network leaves the run of another seed.
+
+    The network starts from the parent's initial values (and its noisy labels), sees the parent's
+    batches for so many steps, and from then on batches in an order of its own. In the epoch in
+    which it leaves, its own order runs over the samples that the parent has not shown yet, and its
+    own stream of augmentation begins.
+
+    Attributes:
+        parent: The other seed; it need not be trained in the same program.
+        step: Number of steps shared, 0 or more; 0 shares the start only.
+    """
+
+    parent: int
+    step: int
+
+    def __post_init__(self) -> None:
+        """Refuse a negative step."""
+        if self.step < 0:
+            raise ValueError(f"a network is spawned at a step >= 0, got {self.step}")
+
+
+@dataclass(frozen=True)
 class Training:
     """What training gave.
 
@@ -178,6 +201,7 @@ def train(
     *,
     loss: Loss = cross_entropy,
     start: Params | None = None,
+    spawn: Sequence[Spawn | None] = (),
     snapshots: Sequence[int] = (),
     device: str | torch.device = "cpu",
     progress: str = "",
@@ -185,9 +209,10 @@ def train(
 ) -> Training:
     """Train one network per seed, all in one program.
 
-    A seed decides the initial values, the order of the data, the augmentation and the noisy labels,
-    each through a random stream of its own that depends on the epoch only. So training that was cut
-    off and resumed from ``checkpoint`` gives the same numbers as training that was not.
+    A seed (of a spawned network, the parent's) decides the initial values and the noisy labels, and
+    the order of the data and the augmentation, through random streams that depend on the epoch
+    only. So training that was cut off and resumed from ``checkpoint`` gives the same numbers as
+    training that was not.
 
     Args:
         model_config: Architecture.
@@ -195,7 +220,10 @@ def train(
         seeds: S different seeds.
         config: How to train.
         loss: Maps (predict, x, y) to one loss per seed.
-        start: Parameters of shape (S, ...) to start from instead of fresh ones.
+        start: Parameters of shape (S, ...) to start from instead of fresh ones; a spawned network
+            then takes only order, augmentation and labels from its parent.
+        spawn: For each of the S networks where it leaves the run of another seed, or None; empty:
+            none does.
         snapshots: Epochs whose parameters to keep as well; 0 means before the first step.
         device: Where to train; the result comes back on the CPU.
         progress: Label of a progress bar; none is shown when empty.
@@ -205,7 +233,7 @@ def train(
         Trained parameters, training loss per epoch, and snapshots.
 
     Raises:
-        ValueError: If there are no seeds or no training samples.
+        ValueError: If there are no seeds or no training samples, or not one spawn per seed.
         TrainingError: If the loss stops being finite, or the checkpoint is of another run.
 
     Taught in: book/start
@@ -214,9 +242,12 @@ def train(
         raise ValueError("train needs at least one seed, got none")
     if len(data.train_x) == 0:
         raise ValueError(f"train needs data, but {data.name} has no training samples")
+    if spawn and len(spawn) != len(seeds):
+        raise ValueError(f"one spawn (or None) per seed: got {len(spawn)} for {len(seeds)} seeds")
     _check_fit(model_config, data, config)
-    run = _Run(model_config, data, tuple(seeds), config, loss, start, torch.device(device))
-    run.identity = _identity(model_config, data, tuple(seeds), config, start, snapshots)
+    spawn = tuple(spawn) or (None,) * len(seeds)
+    identity = _identity(model_config, data, tuple(seeds), config, start, spawn, snapshots)
+    run = _Run(model_config, data, tuple(seeds), config, loss, start, spawn, device, identity)
     kept = {0: run.copy()} if 0 in snapshots else {}
     history = torch.zeros(len(seeds), config.epochs)
     first = 0
@@ -250,13 +281,17 @@ class _Run:
         config: TrainConfig,
         loss: Loss,
         start: Params | None,
-        device: torch.device,
+        spawn: tuple[Spawn | None, ...],
+        device: str | torch.device,
+        identity: str,
     ) -> None:
-        self.config, self.seeds, self.device = config, seeds, device
+        self.config, self.seeds, self.device = config, seeds, torch.device(device)
+        self.spawn, self.identity = spawn, identity
+        born = [leaves.parent if leaves else s for s, leaves in zip(seeds, spawn, strict=True)]
         self.loss = _fast_cross_entropy if config.fast and loss is cross_entropy else loss
         self.model = build(model_config).train().to(device)
         names = parameter_names(self.model)
-        values = start or stack([initial(model_config, seed) for seed in seeds])
+        values = start or stack([initial(model_config, seed) for seed in born])
         values = {name: tensor.to(device, copy=True) for name, tensor in values.items()}
         # Batched products give a weight's gradient transposed. Stored like that, it is not copied.
         stored_transposed = config.fast and isinstance(self.model, MLP)
@@ -267,10 +302,9 @@ class _Run:
         self.buffers = {name: tensor for name, tensor in values.items() if name not in names}
         self.optimizer = _optimizer(list(self.leaves.values()), config)
         self.x = data.train_x.to(device)
-        self.y = torch.stack([noisy_labels(data, config.label_noise, s) for s in seeds]).to(device)
+        self.y = torch.stack([noisy_labels(data, config.label_noise, s) for s in born]).to(device)
         self.batch = min(config.batch_size, len(self.x))
         self.steps = len(self.x) // self.batch
-        self.identity = ""
         self.predict: Predict = torch.compile(self._run) if config.compile else self._run
 
     @property
@@ -283,19 +317,40 @@ class _Run:
 
     def epoch(self, epoch: int) -> Tensor:
         """One pass over the data; returns the mean loss per seed."""
-        n = len(self.x)
-        orders = torch.stack(
-            [torch.randperm(n, generator=generator(s, DATA_ORDER, epoch)) for s in self.seeds]
-        ).to(self.device)
-        streams = [generator(s, AUGMENTATION, epoch) for s in self.seeds]
+        parents, shared = self._sharing(epoch)
+        orders = self._orders(epoch, parents, shared).to(self.device)
+        own = [generator(s, AUGMENTATION, epoch) for s in self.seeds]
+        theirs = [generator(s, AUGMENTATION, epoch) for s in parents]
         total = torch.zeros(len(self.seeds), device=self.device)
         for step in range(self.steps):
+            streams = [q if step < n else p for p, q, n in zip(own, theirs, shared, strict=True)]
             index = orders[:, step * self.batch : (step + 1) * self.batch]
             factor = schedule_factor(self.config, epoch * self.steps + step, self.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * factor
             total += self._step(self._images(index, streams), self.y.gather(1, index))
         return (total / self.steps).cpu()
+
+    def _sharing(self, epoch: int) -> tuple[list[int], list[int]]:
+        """Each network's parent (or itself), and how many steps of this epoch it shares."""
+        done = epoch * self.steps
+        pairs = [
+            (leaves.parent, min(max(leaves.step - done, 0), self.steps)) if leaves else (seed, 0)
+            for seed, leaves in zip(self.seeds, self.spawn, strict=True)
+        ]
+        return [parent for parent, _ in pairs], [steps for _, steps in pairs]
+
+    def _orders(self, epoch: int, parents: list[int], shared: list[int]) -> Tensor:
+        """The order of the data for each network, shape (S, N)."""
+        n, orders = len(self.x), []
+        for seed, parent, steps in zip(self.seeds, parents, shared, strict=True):
+            order = torch.randperm(n, generator=generator(seed, DATA_ORDER, epoch))
+            if steps:
+                followed = torch.randperm(n, generator=generator(parent, DATA_ORDER, epoch))
+                seen = followed[: steps * self.batch]
+                order = torch.cat([seen, order[~torch.isin(order, seen)]])
+            orders.append(order)
+        return torch.stack(orders)
 
     def _images(self, index: Tensor, streams: list[torch.Generator]) -> Tensor:
         x = self.x.index_select(0, index.flatten()).unflatten(0, index.shape)  # (S, B, ...)
@@ -387,9 +442,11 @@ def _identity(
     seeds: tuple[int, ...],
     config: TrainConfig,
     start: Params | None,
+    spawn: tuple[Spawn | None, ...],
     snapshots: Sequence[int],
 ) -> str:
-    plain = (dataclasses.asdict(model_config), dataclasses.asdict(config), seeds, data.sha256)
+    configs = (dataclasses.asdict(model_config), dataclasses.asdict(config))
+    plain = (*configs, seeds, spawn, data.sha256)
     digest = hashlib.sha256(repr((*plain, sorted(snapshots))).encode())
     for name, tensor in sorted((start or {}).items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -10,12 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy import stats
-from torch import nn
+from torch import Tensor, nn
 
 from lmc_lessons.evaluation import (
     Interval,
     auroc,
+    logit_margins,
     logits_in_chunks,
     paired_difference,
     score,
@@ -90,6 +92,90 @@ def test_logits_follow_the_mode_of_the_model() -> None:
         for mode in (True, False)
     )
     assert not torch.allclose(training, evaluating)
+
+
+# --- Margins --------------------------------------------------------------------------------------
+
+
+def margin_by_hand(logits: list[float], label: int) -> float:
+    return logits[label] - max(value for j, value in enumerate(logits) if j != label)
+
+
+@given(st.data(), st.integers(2, 6), st.lists(st.integers(1, 3), max_size=3))
+@settings(max_examples=80, deadline=None)
+def test_margins_are_a_loop_over_samples(
+    data: st.DataObject, classes: int, axes: list[int]
+) -> None:
+    """Small whole numbers, so that many logits tie; any number of leading axes, even none."""
+    logits = torch.from_numpy(
+        data.draw(arrays(np.float64, (*axes, classes), elements=st.integers(-3, 3)))
+    )
+    y = torch.from_numpy(
+        data.draw(arrays(np.int64, (*axes,), elements=st.integers(0, classes - 1)))
+    )
+    found = logit_margins(logits, y)
+    assert found.shape == y.shape
+    rows, labels = logits.reshape(-1, classes).tolist(), y.flatten().tolist()
+    expected = [margin_by_hand(row, label) for row, label in zip(rows, labels, strict=True)]
+    assert found.flatten().tolist() == expected
+
+
+def tied(logits: Tensor) -> Tensor:
+    return logits.sort(-1).values.diff(dim=-1).eq(0).any(-1)
+
+
+def test_margins_are_negative_exactly_where_the_network_errs() -> None:
+    logits = torch.randn(500, 7, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(500) % 7
+    assert not tied(logits).any()
+    wrong = logits.argmax(-1) != y
+    assert 300 < int(wrong.sum()) < 500
+    assert torch.equal(logit_margins(logits, y) < 0, wrong)
+
+
+def test_a_tie_for_the_first_place_has_no_margin() -> None:
+    logits = torch.tensor([[2.0, 2.0, 1.0]] * 3)
+    assert logit_margins(logits, torch.tensor([0, 1, 2])).tolist() == [0, 0, -1]
+
+
+def test_margins_ignore_shifts_and_follow_scales_and_logits_stay() -> None:
+    logits = torch.randn(40, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    before, y = logits.clone(), torch.arange(40) % 5
+    margins = logit_margins(logits, y)
+    assert torch.equal(logits, before)
+    torch.testing.assert_close(logit_margins(logits + torch.randn(40, 1), y), margins)
+    torch.testing.assert_close(logit_margins(3 * logits, y), 3 * margins)
+    order = torch.tensor([3, 0, 4, 1, 2])  # new class k is old class order[k]
+    torch.testing.assert_close(logit_margins(logits[:, order], order.argsort()[y]), margins)
+
+
+def test_the_margin_of_two_classes_is_the_difference_and_its_softmax_the_loss() -> None:
+    logits = torch.randn(40, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.arange(40) % 2
+    margins = logit_margins(logits, y)
+    losses = nn.functional.cross_entropy(logits, y, reduction="none")
+    torch.testing.assert_close(torch.log1p(torch.exp(-margins)), losses)
+
+
+def test_one_class_has_no_margin() -> None:
+    with pytest.raises(ValueError, match=r"at least 2 classes, got logits \(3, 1\)"):
+        logit_margins(torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 53, 2048])
+def test_the_margin_of_a_network_is_the_mean_over_samples(chunk: int) -> None:
+    with torch.no_grad():
+        logits = plain_module()(X.double()).tolist()
+    margins = [margin_by_hand(row, int(label)) for row, label in zip(logits, Y, strict=True)]
+    found = score(build(NETWORK), PARAMS, X, Y, chunk=chunk)
+    assert found.margin == pytest.approx(math.fsum(margins) / len(Y), rel=1e-5)
+
+
+def test_margins_of_a_perfect_and_of_a_constant_network() -> None:
+    model, y = nn.Linear(10, 10, bias=False), torch.arange(10)
+    assert score(model, {"weight": 100 * torch.eye(10)}, torch.eye(10), y).margin == 100
+    assert score(model, {"weight": -2 * torch.eye(10)}, torch.eye(10), y).margin == -2
+    assert score(model, {"weight": torch.zeros(10, 10)}, torch.eye(10), y).margin == 0
 
 
 # --- AUROC ----------------------------------------------------------------------------------------

@@ -12,14 +12,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lmc_lessons.evaluation import score
 from lmc_lessons.landscape import (
     Barrier,
+    Profile,
     barrier,
     combine,
     interpolate,
     line,
     plane,
     reset_batchnorm,
+    surface,
 )
 from lmc_lessons.models import ModelConfig, Params, build, initial, state
 
@@ -197,6 +200,25 @@ def test_a_network_and_itself_have_no_barrier() -> None:
     assert found == pytest.approx((0, 0), abs=1e-6)
 
 
+def test_margins_along_a_line_are_those_of_its_points() -> None:
+    a, b = networks(NORMED)
+    found = line(build(NORMED), a, b, (0, 0.3, 1), X, Y)
+    for k, t in enumerate((0, 0.3, 1)):
+        assert tuple(values[k] for values in found) == score(
+            build(NORMED), interpolate(a, b, t), X, Y
+        )
+
+
+@given(st.lists(st.floats(0, 1), max_size=6))
+def test_error_is_what_accuracy_leaves(accuracies: list[float]) -> None:
+    zeros = [0.0] * len(accuracies)
+    errors = Profile(zeros, accuracies, zeros).error
+    assert [e + a for e, a in zip(errors, accuracies, strict=True)] == pytest.approx(
+        [1] * len(zeros)
+    )
+    assert Profile([0.0], [1.0], [0.0]).error == [0.0]
+
+
 # --- Planes ---------------------------------------------------------------------------------------
 
 
@@ -244,6 +266,93 @@ def test_equal_networks_span_no_plane() -> None:
     for three in ((a, a, b), (a, b, a), (a, b, b)):
         with pytest.raises(ValueError, match="three"):
             plane(*three)
+
+
+# --- Surfaces -------------------------------------------------------------------------------------
+
+U, V = (0.0, 0.5, 1.25, 2.0), (0.0, 0.75, 1.5)
+
+
+def point(three: Sequence[Params], u: float, v: float) -> Params:
+    """The origin plus u times the first direction plus v times the second, in float64."""
+    origin, first, second = three
+    return {
+        n: (t.double() + u * first[n].double() + v * second[n].double()).float()
+        if t.is_floating_point()
+        else t
+        for n, t in origin.items()
+    }
+
+
+@pytest.mark.parametrize("config", [PLAIN, NORMED], ids=["plain", "normed"])
+@pytest.mark.parametrize("chunk", [10, 2048])
+def test_surface_is_a_loop_over_modules(config: ModelConfig, chunk: int) -> None:
+    """Rows follow v and columns u: there are more of these, so a transposed grid fails."""
+    three = networks(config, 3)
+    found = surface(build(config), three[0], three[1], three[2], U, V, X, Y, chunk=chunk)
+    for grid in found:
+        assert [len(row) for row in grid] == [len(U)] * len(V)
+    for row, v in enumerate(V):
+        for column, u in enumerate(U):
+            loss, accuracy = measured_by_hand(config, point(three, u, v))
+            assert found.loss[row][column] == pytest.approx(loss, rel=1e-4)
+            assert found.accuracy[row][column] == accuracy
+
+
+def test_surface_is_the_score_of_every_point() -> None:
+    origin, first, second = networks(PLAIN, 3)
+    model = build(PLAIN)
+    u_grid, v_grid = (-0.5, 0.0, 1.25, 2.0), (0.0, -1.0)
+    found = surface(model, origin, first, second, u_grid, v_grid, X, Y)
+    for row, v in enumerate(v_grid):
+        for column, u in enumerate(u_grid):
+            params = combine((1, u, v), (origin, first, second))
+            assert tuple(grid[row][column] for grid in found) == score(model, params, X, Y)
+    turned = surface(model, origin, second, first, v_grid, u_grid, X, Y)
+    for grid, other in zip(found, turned, strict=True):
+        flat = [value for row in grid for value in row]
+        assert [value for row in zip(*other, strict=True) for value in row] == pytest.approx(flat)
+
+
+def test_a_surface_meets_the_line_at_the_three_networks_and_on_the_edge() -> None:
+    three = networks(PLAIN, 3)
+    model = build(PLAIN)
+    first, second, ((_, _), (length, _), (along, across)) = plane(*three)
+    ends = [line(model, three[0], other, (0, 1), X, Y) for other in three[1:]]
+    corners = surface(model, three[0], first, second, (0.0, length, along), (0.0, across), X, Y)
+    for grid, one, two in zip(corners, *ends, strict=True):
+        assert [grid[0][0], grid[0][1], grid[1][2]] == pytest.approx(
+            [one[0], one[1], two[1]], rel=1e-4, abs=1e-5
+        )
+    edge = surface(model, three[0], first, second, [t * length for t in GRID], (0.0,), X, Y)
+    expected = line(model, three[0], three[1], GRID, X, Y)
+    assert edge.loss[0] == pytest.approx(expected.loss, rel=1e-4)
+    assert edge.margin[0] == pytest.approx(expected.margin, rel=1e-4, abs=1e-5)
+
+
+def test_a_surface_measures_the_statistics_of_every_point() -> None:
+    three = networks(NORMED, 3)
+    first, second, (_, (length, _), _) = plane(*three)
+    model, u, v = build(NORMED), (0.0, 0.4, length), (0.0, 0.7)
+    plain, reset = (
+        surface(model, three[0], first, second, u, v, X, Y, reset_with=w) for w in (None, X)
+    )
+    for row, height in enumerate(v):
+        for column, along in enumerate(u):
+            params = with_statistics(point((three[0], first, second), along, height), X)
+            expected, _ = measured_by_hand(NORMED, params)
+            assert reset.loss[row][column] == pytest.approx(expected, rel=1e-4)
+            assert abs(reset.loss[row][column] - plain.loss[row][column]) > 1e-4
+    assert {m.training for m in model.modules()} == {False}
+
+
+def test_a_surface_of_networks_that_do_not_fit_is_refused() -> None:
+    origin, first, second = networks(PLAIN, 3)
+    wider = initial(ModelConfig("mlp", (1, 4, 4), 5, width=7, depth=2), 0)
+    with pytest.raises(ValueError, match=r"differ at .*shapes \(.*\) and \("):
+        surface(build(PLAIN), origin, first, wider, U, V, X, Y)
+    with pytest.raises(ValueError, match=r"differ at norms\.\d\.\w+: shapes"):
+        surface(build(PLAIN), origin, initial(NORMED, 0), second, U, V, X, Y)
 
 
 # --- BatchNorm ------------------------------------------------------------------------------------

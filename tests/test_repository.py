@@ -15,6 +15,7 @@ PACKAGE = ROOT / "lmc_lessons"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 
 GROUND = {"datasets", "models", "training", "evaluation", "curvature", "landscape", "results"}
+GROUND |= {"provenance"}
 PARTS = {"connectivity", "robustness", "detection", "unlearning"}
 FLOORS = dict.fromkeys(GROUND, 0) | dict.fromkeys(PARTS, 1)
 FLOORS |= {"experiments": 2, "teaching": 3, "cli": 3}

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import functools
 import json
 import math
 import os
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +24,6 @@ from lmc_lessons.results import (
     Result,
     Series,
     Verdict,
-    code_hash,
     decide,
     dump,
     load,
@@ -310,159 +305,6 @@ def test_the_old_file_stands_until_the_new_one_is_whole(
     write_atomically(file, text)
     assert seen == [(text, "old")]
     assert file.read_text() == text
-
-
-# --- The hash of the code -------------------------------------------------------------------------
-
-SOURCES = {
-    "__init__": '''"""The package."""
-''',
-    "ground": '''"""Ground."""
-SCALE = 2
-
-
-def double(x):
-    """Double."""
-    return SCALE * x
-''',
-    "idea": '''"""Idea."""
-from tiny.ground import double
-
-
-def f(x, power=2):
-    return double(x)
-''',
-    "lesson": '''"""Lesson."""
-from tiny import idea
-
-
-def run():
-    return idea.f(1)
-''',
-    "other": '''"""Nobody imports this."""
-VALUE = 1
-''',
-}
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package of four modules: lesson imports idea, idea imports ground, nobody imports other."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    for name, source in SOURCES.items():
-        (folder / f"{name}.py").write_text(source)
-    fake = SimpleNamespace(__file__=str(folder / "__init__.py"))
-    monkeypatch.setattr(results, "lmc_lessons", fake)
-    monkeypatch.setattr(results, "PACKAGE", "tiny")
-    return folder
-
-
-def edit(folder: Path, module: str, old: str, new: str) -> None:
-    file = folder / f"{module}.py"
-    text = file.read_text()
-    assert text.count(old) == 1
-    file.write_text(text.replace(old, new))
-
-
-@pytest.mark.parametrize(
-    ("module", "old", "new"),
-    [
-        ("lesson", '"""Lesson."""', '"""Another text,\n\nover lines."""'),
-        ("ground", '    """Double."""\n', ""),
-        ("ground", "SCALE = 2\n", "SCALE = 2  # a comment\n\n\n# and another\n"),
-        ("idea", "x, power=2", "\n    x,\n    power=2,\n"),
-        ("other", "VALUE = 1", "VALUE = 2"),
-    ],
-    ids=["docstring", "docstring-removed", "comment", "layout", "not-imported"],
-)
-def test_what_does_not_run_does_not_count(package: Path, module: str, old: str, new: str) -> None:
-    before = code_hash(["tiny.lesson"])
-    edit(package, module, old, new)
-    assert code_hash(["tiny.lesson"]) == before
-
-
-@pytest.mark.parametrize(
-    ("module", "old", "new"),
-    [
-        ("lesson", "idea.f(1)", "idea.f(2)"),
-        ("idea", "power=2", "power=3"),
-        ("idea", "def f(x, power=2)", "def f(x: int, power=2)"),
-        ("ground", "SCALE = 2", "SCALE = 2.0"),
-        ("ground", "SCALE * x", "SCALE + x"),
-        ("ground", "    return SCALE * x\n", '    return SCALE * x\n\n\nTEXT = """Double."""\n'),
-    ],
-    ids=["body", "default", "annotation", "constant", "two-imports-away", "string-value"],
-)
-def test_every_change_of_code_counts(package: Path, module: str, old: str, new: str) -> None:
-    before = code_hash(["tiny.lesson"])
-    edit(package, module, old, new)
-    assert code_hash(["tiny.lesson"]) != before
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "import tiny.other\n",
-        "import tiny.other as o\n",
-        "from tiny import other\n",
-        "from tiny.other import VALUE\n",
-        "def late():\n    from tiny.other import VALUE\n\n    return VALUE\n",
-        "if True:\n    import os, tiny.other\n",
-    ],
-)
-def test_every_way_to_import_is_followed(package: Path, source: str) -> None:
-    (package / "lesson.py").write_text(source)
-    before = code_hash(["tiny.lesson"])
-    edit(package, "other", "VALUE = 1", "VALUE = 2")
-    assert code_hash(["tiny.lesson"]) != before
-
-
-def test_imports_in_a_circle_end(package: Path) -> None:
-    edit(package, "ground", "SCALE = 2\n", "import tiny.lesson\n\nSCALE = 2\n")
-    before = code_hash(["tiny.lesson"])
-    edit(package, "ground", "SCALE = 2\n", "SCALE = 3\n")
-    assert code_hash(["tiny.lesson"]) != before
-
-
-@pytest.mark.usefixtures("package")
-def test_order_and_repetition_of_modules_do_not_count() -> None:
-    one = code_hash(["tiny.lesson", "tiny.other"])
-    assert one == code_hash(["tiny.other", "tiny.lesson", "tiny.other", "tiny.idea"])
-    assert one != code_hash(["tiny.lesson"])
-    assert len(one) == 16
-    assert set(one) <= set("0123456789abcdef")
-
-
-@pytest.mark.parametrize("name", ["tiny.nothing", "json", "lmc_lessons.models"])
-@pytest.mark.usefixtures("package")
-def test_a_module_of_elsewhere_is_named(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is not a module of tiny"):
-        code_hash([name])
-
-
-def other_version(printed: Callable[..., str]) -> Callable[..., str]:
-    """``ast.dump`` of another Python: from 3.13 on it leaves out empty lists."""
-    if sys.version_info >= (3, 13):
-        return functools.partial(printed, show_empty=True)
-    empty = re.compile(r"(?<=\()\w+=\[\](, )?|, \w+=\[\]")
-    return lambda node, **options: empty.sub("", printed(node, **options))
-
-
-@pytest.mark.usefixtures("package")
-def test_the_hash_does_not_depend_on_how_this_python_prints_code(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A study committed from one Python (3.11 or later) is fresh under every other."""
-    before = code_hash(["tiny.lesson"])
-    monkeypatch.setattr(ast, "dump", other_version(ast.dump))
-    assert code_hash(["tiny.lesson"]) == before
-
-
-def test_the_lessons_own_code_has_a_hash() -> None:
-    found = code_hash(["lmc_lessons.experiments.weight_matching"])
-    assert found == code_hash(["lmc_lessons.experiments.weight_matching"])
-    assert found != code_hash(["lmc_lessons.results"])
 
 
 def test_peak_memory_is_that_of_a_python_with_torch() -> None:

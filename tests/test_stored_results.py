@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lmc_lessons.experiments import experiment, is_fresh, lessons
-from lmc_lessons.results import code_hash, load, results_folder
+from lmc_lessons.provenance import code_hash
+from lmc_lessons.results import load, results_folder
 
 STORED = sorted(results_folder().glob("*.json"))
 STUDIES = [path for path in STORED if path.stem.endswith("-study")]

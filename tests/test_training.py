@@ -19,8 +19,10 @@ from torch.nn import functional as F
 from lmc_lessons.datasets import Dataset
 from lmc_lessons.models import ModelConfig, Params, build, initial, predict, stack, unstack
 from lmc_lessons.training import (
+    AUGMENTATION,
     DATA_ORDER,
     Predict,
+    Spawn,
     TrainConfig,
     Training,
     TrainingError,
@@ -440,6 +442,245 @@ def test_a_progress_bar_only_when_asked(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr() == ("", "")
     train(MLP, DATA, (0,), config(epochs=1), progress="pair 3")
     assert "pair 3" in capsys.readouterr().err
+
+
+# --- Networks that leave the run of another -------------------------------------------------------
+
+PARENT, CHILD = 1, 9
+KINDS = {
+    "mlp": MLP,
+    "mlp-batch": ModelConfig("mlp", (1, 8, 8), 10, 17, 2, "batch"),
+    "cnn-batch": ModelConfig("cnn", (1, 8, 8), 10, 3, norm="batch"),
+}
+
+
+class Watch:
+    """Cross-entropy that keeps every batch, and what each network says of a fixed input before it.
+
+    Outputs of a network without BatchNorm show its parameters at every step, inside an epoch too.
+    """
+
+    def __init__(self) -> None:
+        self.x: list[Tensor] = []
+        self.y: list[Tensor] = []
+        self.said: list[Tensor] = []
+
+    def __call__(self, run: Predict, x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.said.append(run(DATA.train_x[:8].expand(len(x), 8, 1, 8, 8)))
+        self.x.append(x.clone())
+        self.y.append(y.clone())
+        return cross_entropy(run, x, y)
+
+    def samples(self, network: int) -> list[list[int]]:
+        """Which samples each batch of a network held; every sample is recognised by its pixels."""
+        number = {tuple(image.flatten().tolist()): k for k, image in enumerate(DATA.train_x)}
+        return [[number[tuple(i.flatten().tolist())] for i in batch[network]] for batch in self.x]
+
+
+def watched(seeds: tuple[int, ...], spawn: tuple[Spawn | None, ...], how: TrainConfig) -> Watch:
+    watch = Watch()
+    train(MLP, DATA, seeds, how, loss=watch, spawn=spawn)
+    return watch
+
+
+@pytest.mark.parametrize("network", KINDS.values(), ids=list(KINDS))
+@pytest.mark.parametrize("shared", [1, 2])
+def test_a_spawned_network_is_its_parent_until_it_leaves(network: ModelConfig, shared: int) -> None:
+    """Buffers and optimiser too: what is equal after an epoch leads to equal next epochs."""
+    spawn = (None, Spawn(PARENT, shared * STEPS))
+    trained = train(network, DATA, (PARENT, CHILD), SHORT, spawn=spawn, snapshots=(0, 1, 2, 3))
+    for epoch, params in trained.snapshots.items():
+        parent, child = unstack(params)
+        if epoch <= shared:
+            assert_identical(child, parent)
+        else:
+            assert largest_gap(child, parent) > 1e-3
+    assert torch.equal(trained.loss[0, :shared], trained.loss[1, :shared])
+    assert (trained.loss[0, shared:] != trained.loss[1, shared:]).all()
+
+
+@pytest.mark.parametrize("how", [SHORT, config(augmentation="flip-crop", label_noise=0.3)])
+@pytest.mark.parametrize("step", [3 * STEPS, 3 * STEPS + 1, 10**6])
+def test_a_network_that_leaves_after_the_end_is_its_parent(step: int, how: TrainConfig) -> None:
+    trained = train(MLP, DATA, (CHILD,), how, spawn=(Spawn(PARENT, step),))
+    alone = train(MLP, DATA, (PARENT,), how)
+    assert trained.seeds == (CHILD,)
+    assert_identical(trained.params, alone.params)
+    assert torch.equal(trained.loss, alone.loss)
+
+
+@pytest.mark.parametrize("network", KINDS.values(), ids=list(KINDS))
+def test_a_network_spawned_at_zero_shares_the_start_only(network: ModelConfig) -> None:
+    spawned = train(network, DATA, (CHILD,), SHORT, spawn=(Spawn(PARENT, 0),), snapshots=(0,))
+    start = stack([initial(network, PARENT)])
+    assert_same_training(
+        spawned, train(network, DATA, (CHILD,), SHORT, start=start, snapshots=(0,))
+    )
+
+
+@pytest.mark.parametrize("step", [1, STEPS - 1, STEPS, STEPS + 2, 2 * STEPS + 3])
+def test_parameters_part_one_step_after_the_batches(step: int) -> None:
+    watch = watched((PARENT, CHILD), (None, Spawn(PARENT, step)), SHORT)
+    same_batch = [torch.equal(x[0], x[1]) for x in watch.x]
+    assert same_batch == [k < step for k in range(3 * STEPS)]
+    same_network = [torch.equal(said[0], said[1]) for said in watch.said]
+    assert same_network == [k <= step for k in range(3 * STEPS)]
+
+
+@pytest.mark.parametrize("step", [0, 1, 3, STEPS, STEPS + 1, 2 * STEPS + 3])
+def test_no_sample_is_shown_twice_in_the_epoch_of_the_spawn(step: int) -> None:
+    """The child's own order runs over what the parent has not shown; later epochs are its own."""
+    watch = watched((PARENT, CHILD, CHILD), (None, Spawn(PARENT, step), None), SHORT)
+    parent, child, own = (watch.samples(k) for k in range(3))
+    assert child[:step] == parent[:step]
+    for epoch in range(3):
+        batches = slice(epoch * STEPS, (epoch + 1) * STEPS)
+        shown = [sample for batch in child[batches] for sample in batch]
+        assert len(set(shown)) == len(shown) == STEPS * BATCH
+        shared = max(0, min(STEPS, step - epoch * STEPS)) * BATCH
+        if shared == 0:
+            assert child[batches] == own[batches]
+        order = torch.randperm(SAMPLES, generator=generator(CHILD, DATA_ORDER, epoch)).tolist()
+        rest = [sample for sample in order if sample not in shown[:shared]]
+        assert shown[shared:] == rest[: STEPS * BATCH - shared]
+
+
+def test_samples_that_the_parent_drops_are_open_to_the_child() -> None:
+    """Six of the 70 fall out of every epoch; the child may draw them from its spawn on."""
+    watch = watched((PARENT, CHILD), (None, Spawn(PARENT, 1)), SHORT)
+    shown = [{s for batch in watch.samples(k)[:STEPS] for s in batch} for k in (0, 1)]
+    assert shown[1] - shown[0]
+
+
+@pytest.mark.parametrize("network", [MLP, KINDS["mlp-batch"]], ids=["plain", "batch"])
+@pytest.mark.parametrize("step", [0, 3, STEPS, 2 * STEPS + 1])
+def test_a_spawn_is_the_same_in_whatever_company(network: ModelConfig, step: int) -> None:
+    leaves = Spawn(PARENT, step)
+    alone = unstack(train(network, DATA, (CHILD,), SHORT, spawn=(leaves,)).params)[0]
+    for seeds, spawn in (
+        ((PARENT, CHILD), (None, leaves)),
+        ((CHILD, 5, CHILD), (leaves, Spawn(CHILD, 2), None)),
+        ((7, CHILD, PARENT), (Spawn(PARENT, 1), leaves, Spawn(CHILD, 5))),
+    ):
+        together = unstack(train(network, DATA, seeds, SHORT, spawn=spawn).params)
+        assert_identical(together[spawn.index(leaves)], alone)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_no_spawn_is_a_run_as_ever(norm: str) -> None:
+    plain = train(model(norm=norm), DATA, SEEDS, SHORT)
+    assert_same_training(plain, train(model(norm=norm), DATA, SEEDS, SHORT, spawn=(None,) * 3))
+    family = train(model(norm=norm), DATA, SEEDS, SHORT, spawn=(None, Spawn(0, 5), None))
+    for k in (0, 2):
+        assert_identical(unstack(family.params)[k], unstack(plain.params)[k])
+
+
+@pytest.mark.parametrize("step", [0, 3, STEPS, STEPS + 1])
+def test_a_network_that_leaves_its_own_run_goes_nowhere_else(step: int) -> None:
+    spawned = train(MLP, DATA, (PARENT,), SHORT, spawn=(Spawn(PARENT, step),))
+    assert_same_training(spawned, train(MLP, DATA, (PARENT,), SHORT))
+
+
+def test_grandchildren_do_not_exist() -> None:
+    """The parent is the plain run of its seed, also where that seed is spawned itself."""
+    family = train(MLP, DATA, (5, CHILD), SHORT, spawn=(Spawn(PARENT, 6), Spawn(5, 6)))
+    alone = train(MLP, DATA, (CHILD,), SHORT, spawn=(Spawn(5, 6),))
+    assert_identical(unstack(family.params)[1], unstack(alone.params)[0])
+
+
+@pytest.mark.parametrize("step", [2, STEPS, STEPS + 3])
+def test_augmentation_follows_the_parent_and_then_the_child(step: int) -> None:
+    how = config(augmentation="flip-crop", label_noise=0.3)
+    watch = watched((PARENT, CHILD, CHILD), (None, Spawn(PARENT, step), None), how)
+    same = [torch.equal(x[0], x[1]) for x in watch.x]
+    assert same == [k < step for k in range(3 * STEPS)]
+    first_own = -(-step // STEPS) * STEPS  # the first epoch that is the child's alone
+    assert all(torch.equal(x[1], x[2]) for x in watch.x[first_own:])
+    assert not any(torch.equal(x[1], x[2]) for x in watch.x[:step])
+
+
+@pytest.mark.parametrize("step", [1, 3, STEPS + 2])
+def test_inside_an_epoch_the_childs_stream_of_augmentation_starts_where_it_leaves(
+    step: int,
+) -> None:
+    spawn = (Spawn(PARENT, step),)
+    samples = watched((CHILD,), spawn, SHORT).samples(0)
+    moved_about = watched((CHILD,), spawn, config(augmentation="flip-crop")).x
+    for epoch in range(3):
+        theirs, own = (generator(seed, AUGMENTATION, epoch) for seed in (PARENT, CHILD))
+        for k in range(epoch * STEPS, (epoch + 1) * STEPS):
+            expected = flip_crop(DATA.train_x[samples[k]], theirs if k < step else own)
+            assert torch.equal(moved_about[k][0], expected)
+
+
+@pytest.mark.parametrize("step", [0, 2, STEPS, 3 * STEPS])
+def test_noisy_labels_are_the_parents_to_the_end(step: int) -> None:
+    watch = watched((CHILD,), (Spawn(PARENT, step),), config(label_noise=0.5))
+    noisy, other = (noisy_labels(DATA, 0.5, seed) for seed in (PARENT, CHILD))
+    for samples, y in zip(watch.samples(0), watch.y, strict=True):
+        assert torch.equal(y[0], noisy[samples])
+        assert not torch.equal(y[0], other[samples])
+
+
+@pytest.mark.parametrize("how", [SHORT, config(fast=True)], ids=["exact", "fast"])
+def test_a_spawn_follows_the_schedule_of_the_whole_run(how: TrainConfig) -> None:
+    how = dataclasses.replace(how, schedule="cosine", warmup_epochs=1)
+    step = 3 * STEPS - 1  # leaves before the very last step, where the rate is close to zero
+    parent, child = unstack(
+        train(MLP, DATA, (PARENT, CHILD), how, spawn=(None, Spawn(PARENT, step))).params
+    )
+    assert 0 < largest_gap(parent, child) < 2e-4
+
+
+@pytest.mark.parametrize("step", [0, STEPS, STEPS + 1, 2 * STEPS + 1, 2 * STEPS + 3])
+@pytest.mark.parametrize("how", [SHORT, config(augmentation="flip-crop", label_noise=0.2)])
+def test_a_family_cut_off_goes_on_to_the_same_numbers(
+    tmp_path: Path, how: TrainConfig, step: int
+) -> None:
+    file = tmp_path / "run.checkpoint"
+    spawn = (None, Spawn(PARENT, step), Spawn(PARENT, 2))
+    start = partial(train, MLP, DATA, (PARENT, CHILD, 5), how, spawn=spawn, snapshots=(1, 3))
+    with pytest.raises(KeyboardInterrupt):
+        start(loss=Recorder(stop_at=CUT_OFF), checkpoint=file)
+    rest = Recorder()
+    resumed = start(loss=rest, checkpoint=file)
+    assert len(rest.shapes) == STEPS
+    assert_same_training(resumed, start())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [(), (None, None), (None, Spawn(0, 4)), (None, Spawn(1, 3)), (Spawn(0, 3), None)],
+    ids=["empty", "none", "step", "parent", "place"],
+)
+def test_a_checkpoint_of_another_spawn_is_refused(
+    tmp_path: Path, other: tuple[Spawn | None, ...]
+) -> None:
+    file = tmp_path / "run.checkpoint"
+    start = partial(train, MLP, DATA, (0, CHILD), SHORT, checkpoint=file)
+    with pytest.raises(KeyboardInterrupt):
+        start(spawn=(None, Spawn(0, 3)), loss=Recorder(CUT_OFF))
+    with pytest.raises(TrainingError, match=r"run\.checkpoint is a checkpoint of another run"):
+        start(spawn=other)
+
+
+def test_no_spawn_and_none_for_every_seed_are_one_run(tmp_path: Path) -> None:
+    file = tmp_path / "run.checkpoint"
+    half_done(file)
+    resumed = train(MLP, DATA, SEEDS, SHORT, checkpoint=file, spawn=[None] * len(SEEDS))
+    assert_same_training(resumed, train(MLP, DATA, SEEDS, SHORT))
+
+
+def test_nobody_leaves_before_the_start() -> None:
+    with pytest.raises(ValueError, match="spawned at a step >= 0, got -1"):
+        Spawn(0, -1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_every_seed_has_its_spawn_or_none(count: int) -> None:
+    with pytest.raises(ValueError, match=f"one spawn .*per seed: got {count} for 3 seeds"):
+        train(MLP, DATA, SEEDS, SHORT, spawn=[Spawn(0, 1)] * count)
 
 
 # --- Stopped and started again --------------------------------------------------------------------

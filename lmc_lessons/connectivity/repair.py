@@ -43,14 +43,15 @@ def preactivation_moments(
     model.eval()
     sums: dict[str, list[Tensor]] = {}
 
-    def record(name: str, value: Tensor) -> None:
-        units = value.movedim(1, 0).flatten(1).double()
+    def record(name: str, layer: nn.Module, value: Tensor) -> None:
+        axis = -1 if isinstance(layer, nn.Linear) else 1
+        units = value.movedim(axis, 0).flatten(1).double()
         count = torch.full((1,), float(units.shape[1]), device=units.device)
         new = [units.sum(1), (units * units).sum(1), count]
         sums[name] = [s + n for s, n in zip(sums[name], new, strict=True)] if name in sums else new
 
     hooks = [
-        layer.register_forward_hook(lambda _m, _i, out, name=name: record(name, out))
+        layer.register_forward_hook(lambda m, _i, out, name=name: record(name, m, out))
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear | nn.Conv2d)
     ]
@@ -83,7 +84,8 @@ def variance_ratio(
         x: Inputs of shape (N, ...), usually training data.
 
     Returns:
-        Layer name to the median over units of $\mathrm{Var}(merged) / \mathrm{Var}(between)$.
+        Layer name to the median over units of $\mathrm{Var}(merged) / \mathrm{Var}(between)$; 1 for
+        a layer none of whose units vary, since there was nothing to lose.
 
     Taught in: book/connectivity/weight-matching
     """
@@ -93,7 +95,8 @@ def variance_ratio(
     for name, moments in merged.items():
         between = (1 - position) * ends[0][name].deviation + position * ends[1][name].deviation
         alive = between > 1e-6
-        ratios[name] = float((moments.deviation / between)[alive].square().median())
+        shares = (moments.deviation / between)[alive].square()
+        ratios[name] = float(shares.median()) if len(shares) else 1.0
     return ratios
 
 

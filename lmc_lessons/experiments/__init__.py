@@ -6,7 +6,10 @@ import importlib
 import pkgutil
 from types import ModuleType
 
-from lmc_lessons.results import Result, code_hash
+from lmc_lessons.provenance import code_hash
+from lmc_lessons.results import Result
+
+SHARED = ("pairs", "runs")  # what experiments have in common; no lessons
 
 
 def lessons() -> dict[str, str]:
@@ -16,7 +19,7 @@ def lessons() -> dict[str, str]:
         Slug to dotted name of the module: ``weight-matching`` is
         ``...experiments.weight_matching``.
     """
-    names = [module.name for module in pkgutil.iter_modules(__path__) if module.name != "runs"]
+    names = [module.name for module in pkgutil.iter_modules(__path__) if module.name not in SHARED]
     return {name.replace("_", "-"): f"{__name__}.{name}" for name in sorted(names)}
 
 

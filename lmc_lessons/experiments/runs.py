@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 
 from lmc_lessons.datasets import Dataset
 from lmc_lessons.models import Params
-from lmc_lessons.results import Claim, Result, code_hash, dump, peak_memory_mb, write_atomically
+from lmc_lessons.provenance import code_hash
+from lmc_lessons.results import Claim, Result, dump, peak_memory_mb, write_atomically
 
 Config = TypeVar("Config")
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")

@@ -11,31 +11,40 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from lmc_lessons import datasets
 from lmc_lessons.connectivity.matching import activation_matching, weight_matching
 from lmc_lessons.connectivity.repair import repair, variance_ratio
-from lmc_lessons.connectivity.symmetry import (
-    Permutations,
-    Symmetry,
-    find_symmetry,
-    permute,
-)
+from lmc_lessons.connectivity.symmetry import Permutations, find_symmetry, permute
 from lmc_lessons.curvature import inner_product
 from lmc_lessons.datasets import Dataset
 from lmc_lessons.evaluation import score
-from lmc_lessons.experiments.runs import Stages, finish, one_thread
-from lmc_lessons.landscape import Profile, barrier, interpolate, line, reset_batchnorm
+from lmc_lessons.experiments.pairs import (
+    MNIST_MLP,
+    RESNET20,
+    VGG11,
+    Measured,
+    Numbers,
+    Pair,
+    PairConfig,
+    PairRun,
+    Setting,
+    distance,
+    gpu_recipe,
+    profile_on_test,
+    profiles,
+)
+from lmc_lessons.experiments.runs import one_thread
+from lmc_lessons.landscape import barrier, interpolate, reset_batchnorm
 from lmc_lessons.models import ModelConfig, Params, build, predict, unstack
-from lmc_lessons.results import Claim, Result, Series
+from lmc_lessons.results import Claim, Result, Series, difference, measured
 from lmc_lessons.training import TrainConfig, generator, train
 
 LESSON = "weight-matching"
@@ -44,23 +53,13 @@ SWEEP_PATHS = ("naive", "weights")
 REPAIRED = ("weights", "weights + REPAIR", "activations", "activations + REPAIR")
 NORM_PATHS = ("naive", "naive + reset", "weights", "weights + reset")
 SWEEPS = 30  # to which the objective is filled up with its last value
-Pair = tuple[Params, Params]
-Numbers = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(PairConfig):
     """What to run.
 
     Attributes:
-        preset: Name of the preset.
-        seeds: Pairs of networks; pair s is trained from seeds 2s and 2s + 1.
-        dataset: Name for ``datasets.load``.
-        limit: Use only so many training samples; None uses all.
-        model: Architecture.
-        train: How to train.
-        positions: Number of points on every path, odd so that the midpoint is one of them.
-        together: Networks trained in one program; 0 means all.
         widths: Widths to compare, other things equal.
         weight_decays: Decoupled weight decays to compare (AdamW), other things equal.
         depths: Hidden layers to compare before and after REPAIR, at ``deep_width`` units.
@@ -68,18 +67,8 @@ class Config:
         norms: Normalisations to compare before and after the statistics reset.
         epochs: Epochs at which to look at the barrier during training.
         counterexample: Whether to measure the hand-made counterexample and its trained control.
-        evaluate: Number of samples of each split on which paths are measured; None uses all.
-        match_with: Number of training inputs for activation matching and statistics.
     """
 
-    preset: str = "study"
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    dataset: str = "digits"
-    limit: int | None = None
-    model: ModelConfig = field(default_factory=ModelConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    positions: int = 25
-    together: int = 0
     widths: tuple[int, ...] = (8, 16, 32, 64, 128)
     weight_decays: tuple[float, ...] = (0.0, 0.1, 1.0)
     depths: tuple[int, ...] = (2, 4, 6, 8)
@@ -87,23 +76,14 @@ class Config:
     norms: tuple[str, ...] = ("batch", "layer")
     epochs: tuple[int, ...] = (0, 1, 2, 3, 5, 10, 20, 60)
     counterexample: bool = True
-    evaluate: int | None = None
-    match_with: int = 2000
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be run, naming what is allowed."""
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds must be different integers >= 0, got {self.seeds}")
-        if self.positions < 3 or self.positions % 2 == 0:
-            raise ValueError(f"positions must be odd and at least 3, got {self.positions}")
-        if self.together < 0 or min(self.epochs, default=0) < 0:
-            raise ValueError(
-                f"together and epochs must be >= 0, got {self.together} and {self.epochs}"
-            )
-        for name in ("evaluate", "match_with", "deep_width"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        super().__post_init__()
+        if min(self.epochs, default=0) < 0:
+            raise ValueError(f"epochs must be >= 0, got {self.epochs}")
+        if self.deep_width < 1:
+            raise ValueError(f"deep_width must be at least 1, got {self.deep_width}")
         for width in self.widths:  # every architecture and recipe that the run will need
             dataclasses.replace(self.model, width=width)
         for depth in self.depths:
@@ -114,24 +94,6 @@ class Config:
             dataclasses.replace(self.train, weight_decay=decay)
 
 
-def _on_gpu(**changes: Any) -> TrainConfig:
-    """The recipe of the convolutional presets: SGD with momentum, warm-up, then linear to zero."""
-    recipe = TrainConfig(
-        epochs=30,
-        batch_size=500,
-        optimizer="sgd",
-        learning_rate=0.4,
-        weight_decay=5e-4,
-        schedule="linear",
-        warmup_epochs=3,
-        augmentation="flip-crop",
-        precision="bfloat16",
-        channels_last=True,
-        compile=True,
-    )
-    return dataclasses.replace(recipe, **changes)
-
-
 _ALONE: dict[str, Any] = {  # what the presets at full scale leave out
     "widths": (),
     "weight_decays": (),
@@ -139,11 +101,10 @@ _ALONE: dict[str, Any] = {  # what the presets at full scale leave out
     "norms": (),
     "counterexample": False,
 }
-_MNIST_MLP = ModelConfig("mlp", (1, 28, 28), 10, width=512, depth=3)
 _FULL_MLP = Config(
     preset="full-mnist-mlp",
     dataset="mnist",
-    model=_MNIST_MLP,
+    model=MNIST_MLP,
     train=TrainConfig(epochs=10, batch_size=500, fast=True),
     epochs=(0, 1, 2, 3, 5, 10),
     together=2,
@@ -151,12 +112,11 @@ _FULL_MLP = Config(
     match_with=10_000,
     **_ALONE | {"widths": (32, 128, 512)},
 )
-_RESNET20 = ModelConfig("resnet", (3, 32, 32), 10, width=4, depth=20, norm="layer")
 _FULL_RESNET = Config(
     preset="full-cifar-resnet20",
     dataset="cifar10",
-    model=_RESNET20,
-    train=_on_gpu(),
+    model=RESNET20,
+    train=gpu_recipe(),
     epochs=(0, 1, 3, 10, 30),
     together=1,
     evaluate=10_000,
@@ -181,36 +141,25 @@ PRESETS: dict[str, Config] = {
     "full-cifar-vgg11": dataclasses.replace(
         _FULL_RESNET,
         preset="full-cifar-vgg11",
-        model=ModelConfig("vgg", (3, 32, 32), 10, width=1, depth=11, norm="batch"),
-        train=_on_gpu(learning_rate=0.1),
+        model=VGG11,
+        train=gpu_recipe(learning_rate=0.1),
     ),
     "full-cifar-resnet20": _FULL_RESNET,
     "full-cifar-resnet20-bn": dataclasses.replace(
         _FULL_RESNET,
         preset="full-cifar-resnet20-bn",
-        model=dataclasses.replace(_RESNET20, norm="batch"),
+        model=dataclasses.replace(RESNET20, norm="batch"),
     ),
     "paper": dataclasses.replace(
         _FULL_RESNET,
         preset="paper",
-        model=dataclasses.replace(_RESNET20, width=32),
-        train=_on_gpu(
+        model=dataclasses.replace(RESNET20, width=32),
+        train=gpu_recipe(
             epochs=250, batch_size=100, learning_rate=0.1, schedule="cosine", warmup_epochs=5
         ),
         epochs=(0, 1, 5, 25, 100, 250),
     ),
 }
-
-
-class Setting(NamedTuple):
-    """An architecture with its symmetry, and the data: what every measurement needs."""
-
-    model: nn.Module
-    symmetry: Symmetry
-    data: Dataset
-    positions: tuple[float, ...]
-    device: str
-    match_with: Tensor
 
 
 def run(
@@ -239,18 +188,7 @@ def run(
 
     Taught in: book/connectivity/weight-matching
     """
-    stages = Stages(folder, config, progress=progress)
-    data = datasets.load(config.dataset, limit=config.limit, root=root)
-    if data.classes > config.model.classes:
-        raise ValueError(
-            f"{config.dataset} has {data.classes} classes, the model {config.model.classes}"
-        )
-    if tuple(data.train_x.shape[1:]) != config.model.input_shape:
-        raise ValueError(
-            f"{config.dataset} has inputs of shape {tuple(data.train_x.shape[1:])}, "
-            f"the model takes {config.model.input_shape}"
-        )
-    context = _Context(config, data, stages, device, progress)
+    context = PairRun(config, folder, progress=progress, device=device, root=root)
     with one_thread(not config.train.fast):
         metrics, series = measure_pairs(context)
         for measure in (measure_widths, measure_weight_decays, measure_depths, measure_norms):
@@ -258,117 +196,17 @@ def run(
             metrics |= more_metrics
             series |= more_series
         if config.counterexample:
-            metrics |= stages.numbers("counterexample", lambda: measure_counterexample(config))
-    return finish(
-        LESSON,
-        config,
-        stages=stages,
-        metrics=metrics,
-        series=series,
-        claims=CLAIMS,
-        datasets=[data],
-        device=device,
-    )
-
-
-@dataclass
-class _Context:
-    """One run: its configuration, data, stages and device."""
-
-    config: Config
-    data: Dataset
-    stages: Stages
-    device: str
-    progress: bool
-    trained: dict[Any, dict[int, list[Params]]] = field(default_factory=dict)
-
-    def setting(self, model_config: ModelConfig) -> Setting:
-        model = build(model_config)
-        example = self.data.train_x[:4]
-        count = self.config.positions
-        some = slice(self.config.evaluate)
-        data = dataclasses.replace(
-            self.data,
-            test_x=self.data.test_x[some].to(self.device),
-            test_y=self.data.test_y[some].to(self.device),
-            train_x=self.data.train_x[some].to(self.device),
-            train_y=self.data.train_y[some].to(self.device),
-        )
-        symmetry = find_symmetry(model, example)
-        return Setting(
-            model.to(self.device),
-            dataclasses.replace(symmetry, graph=symmetry.graph.to(self.device)),
-            data,
-            tuple(k / (count - 1) for k in range(count)),
-            self.device,
-            self.data.train_x[: self.config.match_with].to(self.device),
-        )
-
-    def networks(
-        self, name: str, model: ModelConfig, recipe: TrainConfig, snapshots: Sequence[int] = ()
-    ) -> dict[int, list[Params]]:
-        """Train two networks per pair, a stage per program; epoch to networks in order of seed.
-
-        The same architecture and recipe are trained once, whoever asks.
-        """
-        if (model, recipe) in self.trained:
-            return self.trained[model, recipe]
-        seeds = [seed for s in self.config.seeds for seed in (2 * s, 2 * s + 1)]
-        together = self.config.together or len(seeds)
-        kept = sorted({e for e in snapshots if e <= recipe.epochs} | {recipe.epochs})
-        found: dict[int, list[Params]] = {epoch: [] for epoch in kept}
-        for first in range(0, len(seeds), together):
-            part = seeds[first : first + together]
-            stage = name if together == len(seeds) else f"{name}-{part[0]}"
-            tensors = self.stages.tensors(
-                stage,
-                functools.partial(self._train, model, recipe, part, kept, f"train {stage}"),
+            measured = context.stages.numbers(
+                "counterexample", lambda: measure_counterexample(config)
             )
-            for epoch in kept:
-                prefix = f"{epoch}/"
-                chosen = {
-                    k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)
-                }
-                found[epoch] += unstack({k: t.to(self.device) for k, t in chosen.items()})
-        self.trained[model, recipe] = found
-        return found
-
-    def _train(
-        self,
-        model: ModelConfig,
-        recipe: TrainConfig,
-        seeds: list[int],
-        kept: list[int],
-        label: str,
-        checkpoint: Path | None,
-    ) -> Params:
-        training = train(
-            model,
-            self.data,
-            seeds,
-            recipe,
-            snapshots=kept,
-            device=self.device,
-            progress=label if self.progress else "",
-            checkpoint=checkpoint,
-        )
-        return {
-            f"{epoch}/{name}": tensor
-            for epoch, params in training.snapshots.items()
-            for name, tensor in params.items()
-        }
-
-    def pairs(self, networks: list[Params]) -> list[tuple[int, Pair]]:
-        """Each pair with its seed."""
-        return [
-            (s, (networks[2 * k], networks[2 * k + 1])) for k, s in enumerate(self.config.seeds)
-        ]
+            metrics |= measured
+    return context.finish(LESSON, metrics, series, CLAIMS)
 
 
 # The pairs
 
 
-def measure_pairs(context: _Context) -> tuple[dict[str, list[float]], dict[str, Series]]:
+def measure_pairs(context: PairRun) -> Measured:
     """Barriers between the pairs: every kind of matching, through training, and its controls."""
     config = context.config
     networks = context.networks("networks", config.model, config.train, config.epochs)
@@ -429,7 +267,7 @@ def measure_pair(setting: Setting, pair: Pair, seed: int) -> Numbers:
         metrics[f"{key}_midpoint"] = barrier(setting.positions, test.loss).midpoint
         metrics[f"{key}_train_barrier"] = barrier(setting.positions, fit.loss).maximum
         metrics[f"{key}_midpoint_accuracy"] = test.accuracy[len(setting.positions) // 2]
-        metrics[f"{key}_distance"] = _distance(setting, a, moved)
+        metrics[f"{key}_distance"] = distance(setting.model, a, moved)
     ends = series["test_accuracy"][0]
     metrics["end_accuracy"] = (ends[0] + ends[-1]) / 2
     metrics["sweeps"] = len(matched.objective) - 1
@@ -437,19 +275,6 @@ def measure_pair(setting: Setting, pair: Pair, seed: int) -> Numbers:
     metrics |= invariance(setting, pair, matched.sweeps, seed)
     metrics |= planted(setting, pair, seed)
     return {"metrics": metrics, "series": series, "objective": list(matched.objective)}
-
-
-def profiles(
-    setting: Setting, a: Params, b: Params, *, reset: bool = True
-) -> tuple[Profile, Profile]:
-    """Test and training profile of the straight line between two networks, statistics reset."""
-    data = setting.data
-    with_ = setting.match_with if reset else None
-    test, fit = (
-        line(setting.model, a, b, setting.positions, x, y, reset_with=with_)
-        for x, y in ((data.test_x, data.test_y), (data.train_x, data.train_y))
-    )
-    return test, fit
 
 
 def other_searches(setting: Setting, pair: Pair, seed: int) -> dict[str, float]:
@@ -470,9 +295,9 @@ def other_searches(setting: Setting, pair: Pair, seed: int) -> dict[str, float]:
     metrics = {}
     for name, permutations in searches.items():
         moved = permute(symmetry, b, permutations)
-        test = _test_line(setting, a, moved)
+        test = profile_on_test(setting, a, moved)
         metrics[f"{name}_barrier"] = barrier(setting.positions, test.loss).maximum
-        metrics[f"{name}_distance"] = _distance(setting, a, moved)
+        metrics[f"{name}_distance"] = distance(setting.model, a, moved)
     return metrics
 
 
@@ -534,24 +359,11 @@ def planted(setting: Setting, pair: Pair, seed: int) -> dict[str, float]:
     }
 
 
-def _test_line(setting: Setting, a: Params, b: Params, *, reset: bool = True) -> Profile:
-    data = setting.data
-    with_ = setting.match_with if reset else None
-    return line(setting.model, a, b, setting.positions, data.test_x, data.test_y, reset_with=with_)
-
-
-def _distance(setting: Setting, a: Params, b: Params) -> float:
-    """Euclidean distance of two networks' parameters."""
-    names = [name for name, _ in setting.model.named_parameters()]
-    gap = {name: a[name] - b[name] for name in names}
-    return float(inner_product(gap, gap)) ** 0.5
-
-
 # Sweeps: width, weight decay, training time
 
 
 def _sweep(
-    context: _Context, name: str, setting: Setting | None, networks: dict[Any, list[Params]]
+    context: PairRun, name: str, setting: Setting | None, networks: dict[Any, list[Params]]
 ) -> list[Any]:
     """Barrier before and after matching for each value; shape (seeds, paths, values)."""
     grid: list[Any] = [[[], []] for _ in context.config.seeds]
@@ -571,15 +383,12 @@ def measure_before_after(setting: Setting, pair: Pair, seed: int) -> list[float]
     a, b = pair
     found = weight_matching(setting.symmetry, a, b, seed=seed)
     return [
-        barrier(setting.positions, _test_line(setting, a, network).loss).maximum
+        barrier(setting.positions, profile_on_test(setting, a, network).loss).maximum
         for network in (b, permute(setting.symmetry, b, found.permutations))
     ]
 
 
-Measured = tuple[dict[str, list[float]], dict[str, Series]]
-
-
-def measure_widths(context: _Context) -> Measured:
+def measure_widths(context: PairRun) -> Measured:
     """Barrier before and after matching as the hidden layers get wider."""
     config = context.config
     if not config.widths:
@@ -595,7 +404,7 @@ def measure_widths(context: _Context) -> Measured:
     return {}, {"widths": Series(axes, grid)}
 
 
-def measure_weight_decays(context: _Context) -> Measured:
+def measure_weight_decays(context: PairRun) -> Measured:
     """Barrier before and after matching under stronger weight decay."""
     config = context.config
     if not config.weight_decays:
@@ -616,7 +425,7 @@ def measure_weight_decays(context: _Context) -> Measured:
 # Statistics: depth and REPAIR, BatchNorm and reset
 
 
-def measure_depths(context: _Context) -> Measured:
+def measure_depths(context: PairRun) -> Measured:
     """Midpoint accuracy as networks get deeper, before and after REPAIR, and the variance left."""
     config = context.config
     if not config.depths:
@@ -662,14 +471,14 @@ def measure_repair(setting: Setting, pair: Pair, seed: int) -> Numbers:
     return {"accuracy": accuracy, "ratio": ratio, "ends": sum(ends) / 2}
 
 
-def measure_norms(context: _Context) -> Measured:
+def measure_norms(context: PairRun) -> Measured:
     """Midpoint accuracy of normalised networks, without and with a reset of statistics."""
     config = context.config
     if not config.norms:
         return {}, {}
     grid: list[Any] = [[[] for _ in NORM_PATHS] for _ in config.seeds]
     for norm in config.norms:
-        model = dataclasses.replace(config.model, norm=norm)  # type: ignore[arg-type]
+        model = dataclasses.replace(config.model, norm=norm)
         trained = context.networks(f"norm-{norm}", model, config.train)[config.train.epochs]
         setting = context.setting(model)
         for k, (s, pair) in enumerate(context.pairs(trained)):
@@ -833,15 +642,6 @@ def early_minus_final(result: Result) -> list[float]:
     return [max(matched[k] for k in early) - matched[-1] for _, matched in series.values]
 
 
-def difference(larger: str, smaller: str) -> Any:
-    """Effect: one metric minus another, per pair."""
-
-    def effect(result: Result) -> list[float]:
-        return [p - q for p, q in zip(result.metric(larger), result.metric(smaller), strict=True)]
-
-    return effect
-
-
 def planted_excess(result: Result) -> list[float]:
     """Effect: units in the wrong place, plus sweeps beyond five."""
     mistakes, sweeps = result.metric("planted_mistakes"), result.metric("planted_sweeps")
@@ -861,7 +661,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C1a",
         "Without matching, the straight line between two trained networks crosses a barrier.",
         f"{SOURCE}, Figure 2",
-        lambda result: result.metric("naive_barrier"),
+        measured("naive_barrier"),
         margin=0.2,
         reason="0.2 nats is above the whole test loss of one of these networks",
         unit="nats",
@@ -936,7 +736,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C10a",
         "The objective never falls from one sweep to the next.",
         f"{SOURCE}, Lemma 2",
-        lambda result: result.metric("objective_fall"),
+        measured("objective_fall"),
         margin=1e-6,
         reason="a step may be judged a gain only beyond the rounding error of float32",
         kind="exact",
@@ -947,7 +747,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C10b",
         "Permuting the units does not change what the network computes.",
         f"{SOURCE}, symmetry of permutations",
-        lambda result: result.metric("output_change"),
+        measured("output_change"),
         margin=1e-9,
         reason="relative rounding error of float64 through a few layers",
         kind="exact",

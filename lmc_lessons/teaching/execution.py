@@ -108,7 +108,7 @@ def freshness(path: Path, root: Path = ROOT) -> str:
         they import (comments and docstrings left out) and its data files, of the lesson's stored
         results, and of ``requirements.txt``.
     """
-    from lmc_lessons.results import code_hash, imported_modules
+    from lmc_lessons.provenance import code_hash, imported_modules
 
     notebook = read(path)
     modules = set().union(*(imported_modules(tree) for tree in _code(notebook)))

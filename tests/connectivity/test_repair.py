@@ -96,6 +96,68 @@ def test_measuring_leaves_no_hook_behind() -> None:
     assert not any(layer._forward_hooks for layer in model.modules())
 
 
+class Tokens(nn.Module):
+    """Linear layers on sequences of tokens: (N, length, 3) to (N, length, 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(x)))
+
+
+def token_pair() -> tuple[nn.Module, Params, Params, Tensor]:
+    model = Tokens().double()
+    stream = torch.Generator().manual_seed(0)
+    a, b = (
+        {n: torch.randn(t.shape, generator=stream).double() for n, t in state(model).items()}
+        for _ in range(2)
+    )
+    return model, a, b, torch.randn(50, 5, 3, generator=stream).double()
+
+
+@pytest.mark.parametrize("chunk", [7, 1024])
+def test_units_of_a_linear_layer_are_on_the_last_axis(chunk: int) -> None:
+    """Every token is a sample; axis 1 counts tokens, not units."""
+    model, a, _, x = token_pair()
+    found = preactivation_moments(model, a, x, chunk=chunk)
+    first = x @ a["first.weight"].T + a["first.bias"]
+    second = first.clamp_min(0) @ a["second.weight"].T + a["second.bias"]
+    for name, z in (("first", first), ("second", second)):
+        for unit in range(z.shape[-1]):
+            values = z[..., unit].flatten()
+            assert float(found[name].mean[unit]) == pytest.approx(float(values.mean()))
+            assert float(found[name].deviation[unit]) == pytest.approx(
+                float(values.std(correction=0))
+            )
+        assert len(found[name].mean) == z.shape[-1]
+    flat = preactivation_moments(model, a, x.flatten(0, 1))
+    for name, moments in found.items():
+        for part, other in zip(moments, flat[name], strict=True):
+            torch.testing.assert_close(part, other)
+
+
+@pytest.mark.parametrize("position", [0.5, 0.2])
+def test_repair_of_a_network_on_tokens(position: float) -> None:
+    model, a, b, x = token_pair()
+    repaired = repair(model, a, b, position, x)
+    ends = [x @ p["first.weight"].T + p["first.bias"] for p in (a, b)]
+    found = x @ repaired["first.weight"].T + repaired["first.bias"]
+    for kind in (lambda z: z.mean((0, 1)), lambda z: z.std((0, 1), correction=0)):
+        between = (1 - position) * kind(ends[0]) + position * kind(ends[1])
+        torch.testing.assert_close(kind(found), between)
+    merged = interpolate(a, b, position)
+    assert torch.equal(repaired["second.weight"], merged["second.weight"])
+    middle = x @ merged["first.weight"].T + merged["first.bias"]
+    shares = (
+        middle.var((0, 1))
+        / ((1 - position) * ends[0].std((0, 1)) + position * ends[1].std((0, 1))).square()
+    )
+    ratio = variance_ratio(model, a, b, position, x)["first"]
+    assert ratio == pytest.approx(float(shares.median()))
+
+
 # --- Variance collapse ---------------------------------------------------------------------------
 
 
@@ -129,6 +191,24 @@ def test_variance_ratio_skips_units_that_are_dead_in_both() -> None:
     model, a = one_hidden_layer([[1, 0], [0, 0], [0, 0]], [0, 1, 2])
     _, b = one_hidden_layer([[0, 1], [0, 0], [0, 0]], [0, 1, 2])
     assert variance_ratio(model, a, b, 0.5, SIGNS)["0"] == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize("position", [0.0, 0.3, 0.5, 1.0])
+def test_a_layer_without_a_living_unit_has_lost_nothing(position: float) -> None:
+    model, a = one_hidden_layer([[0, 0], [0, 0]], [1, -1])
+    _, b = one_hidden_layer([[0, 0], [0, 0]], [3, 0])
+    assert variance_ratio(model, a, b, position, SIGNS) == {"0": 1.0, "2": 1.0}
+    repaired = repair(model, a, b, position, SIGNS)
+    assert all(torch.equal(repaired[n], t) for n, t in interpolate(a, b, position).items())
+
+
+def test_a_layer_dead_in_one_end_only_is_measured() -> None:
+    """Half of B's deviation is left, and half of it is what lies between 0 and B's: ratio 1."""
+    model, dead = one_hidden_layer([[0, 0]], [1])
+    _, b = one_hidden_layer([[2, 0]], [0])
+    assert variance_ratio(model, dead, b, 0.5, SIGNS)["0"] == pytest.approx(1)
+    _, turned = one_hidden_layer([[-2, 0]], [0])
+    assert variance_ratio(model, turned, b, 0.5, SIGNS)["0"] == 0, "alive at both ends, not between"
 
 
 def test_variance_shrinks_with_depth() -> None:

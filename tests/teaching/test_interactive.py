@@ -131,15 +131,102 @@ def still(format: str = "png") -> str:
     return interactive.static_figure(drawing(), format=format, **TEXTS).data  # type: ignore[arg-type]
 
 
+COLUMNS, ROWS = np.linspace(-4, 30, 18), np.linspace(-6, 18, 13)
+NETWORKS = {"A": (0, 0), "B": (26, 0), "B renumbered": (15, 12)}
+WAYS = {"naive path": ("A", "B"), "matched path": ("A", "B renumbered")}
+
+
+def mountain(u: Any, v: Any) -> Any:
+    return 0.05 + np.exp(-((u - 13) ** 2 + (v + 2) ** 2) / 40)
+
+
+def along(name: str) -> dict[str, Any]:
+    start, end = (np.array(NETWORKS[point]) for point in WAYS[name])
+    loss = mountain(*(start + POSITIONS[:, None] * (end - start)).T)
+    return {"test loss": loss, "test error": loss / 2}
+
+
+def surface() -> np.ndarray:
+    return np.asarray(mountain(*np.meshgrid(COLUMNS, ROWS)))
+
+
+def plane_arguments(**changes: Any) -> dict[str, Any]:
+    return {
+        "u": COLUMNS,
+        "v": ROWS,
+        "panels": {"test loss": surface(), "test error": surface() / 2},
+        "points": NETWORKS,
+        "paths": WAYS,
+        "positions": POSITIONS,
+        "curves": {name: along(name) for name in WAYS},
+        "x_label": "distance towards B",
+        "y_label": "distance across",
+        "units": {"test loss": "nats", "test error": "%"},
+        **TEXTS,
+        **changes,
+    }
+
+
+def plane(**changes: Any) -> str:
+    return interactive.plane_explorer(**plane_arguments(**changes)).data
+
+
+SETTINGS = [f"spawned at step {k}" for k in (0, 3, 21, 100)]
+BARRIERS = np.array([1.0, 0.5, 0.25, 0.125])
+
+
+def step_arguments(**changes: Any) -> dict[str, Any]:
+    bump = BARRIERS[:, None] * 4 * POSITIONS * (1 - POSITIONS)
+    return {
+        "x": POSITIONS,
+        "frames": {"naive": 0.1 + bump, "matched": 0.1 + bump / 2},
+        "labels": SETTINGS,
+        "series": {"naive: barrier (nats)": BARRIERS, "matched: barrier (nats)": BARRIERS / 2},
+        "x_label": "position",
+        "y_label": "loss",
+        "step_label": "when the networks part",
+        "unit": "nats",
+        "band": {"naive": (bump, 0.2 + bump)},
+        "reference": ("chance", 2.3),
+        **TEXTS,
+        **changes,
+    }
+
+
+def steps(**changes: Any) -> str:
+    return interactive.step_explorer(**step_arguments(**changes)).data
+
+
+LAYERS = [f"layer{k}.conv" for k in range(5)]
+HEIGHTS = np.array([[0.5, np.nan, 0.1, -0.2, 0.3], [0.25, 0.5, 0.0, 0.4, 0.3]])
+
+
+def step_bars(**changes: Any) -> str:
+    given = {
+        "x": range(5),
+        "frames": {"naive": HEIGHTS, "matched": HEIGHTS / 2},
+        "labels": ["narrow", "wide"],
+        "series": {},
+        "x_ticks": LAYERS,
+        "bars": True,
+        "band": None,
+        "reference": None,
+    }
+    return steps(**{**given, **changes})
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "path": explorer,
     "matrix": matrix,
     "live": live,
     "images": pictures,
+    "plane": plane,
+    "steps": steps,
+    "step bars": step_bars,
     "static png": still,
     "static svg": lambda: still("svg"),
 }
-MOVING = ("path", "matrix", "live", "images")
+MOVING = ("path", "matrix", "live", "images", "plane", "steps", "step bars")
 
 
 def payload(figure: str) -> dict[str, Any]:
@@ -241,6 +328,61 @@ def test_pictures_are_shown_at_half_their_pixels() -> None:
     data = interactive.png(drawing())
     width = int(re.findall(r'width="(\d+)"', still())[0])
     assert width == int.from_bytes(data[16:20], "big") // 2
+
+
+def grid_of(panel: dict[str, Any]) -> np.ndarray:
+    levels = np.frombuffer(_bytes(panel["levels"]), "<u2").reshape(len(ROWS), len(COLUMNS))
+    return np.asarray(panel["low"] + levels / 65535 * (panel["high"] - panel["low"]))
+
+
+def test_plane_comes_back_within_half_a_level() -> None:
+    loss, error = payload(plane())["panels"]
+    np.testing.assert_allclose(grid_of(loss), surface(), atol=0.6 / 65535 * np.ptp(surface()))
+    np.testing.assert_allclose(grid_of(error), surface() / 2, atol=1e-5)
+    assert (loss["unit"], error["unit"]) == ("nats", "%")
+    assert (loss["under"], loss["over"]) == (False, False)
+
+
+def test_plane_limits_clip_and_say_so() -> None:
+    loss, error = payload(plane(limits={"test loss": (0.0, 0.5)}))["panels"]
+    np.testing.assert_allclose(grid_of(loss), np.minimum(surface(), 0.5), atol=1e-5)
+    assert (loss["under"], loss["over"], error["over"]) == (False, True, False)
+
+
+def test_plane_may_be_flat() -> None:
+    flat = np.full((len(ROWS), len(COLUMNS)), 0.5)
+    (panel, _) = payload(plane(panels={"test loss": flat, "test error": flat}))["panels"]
+    np.testing.assert_allclose(grid_of(panel), flat)
+
+
+def test_plane_paths_join_their_points() -> None:
+    data = payload(plane())
+    for path in data["paths"]:
+        names = tuple(data["points"][k]["name"] for k in path["ends"])
+        assert names == WAYS[path["name"]]
+        np.testing.assert_allclose(path["y"][0], along(path["name"])["test loss"], rtol=1e-4)
+
+
+def test_plane_of_the_lesson_fits_its_budget() -> None:
+    u, v = np.linspace(-4, 30, 31), np.linspace(-6, 18, 31)
+    grids = {name: mountain(*np.meshgrid(u, v)) for name in ("test loss", "test error")}
+    assert len(plane(u=u, v=v, panels=grids)) < 70_000
+
+
+def test_steps_hold_the_numbers_and_null_for_absent_bars() -> None:
+    data = payload(step_bars())
+    assert data["curves"][0]["y"] == [[0.5, None, 0.1, -0.2, 0.3], HEIGHTS[1].tolist()]
+    assert data["xTicks"] == LAYERS
+    naive, matched = payload(steps())["curves"]
+    np.testing.assert_allclose(naive["y"], step_arguments()["frames"]["naive"], rtol=1e-4)
+    assert np.shape(naive["low"]) == np.shape(naive["high"]) == (4, 11)
+    assert matched["low"] is None
+
+
+def test_fallback_texts_give_the_result_in_words() -> None:
+    assert "naive path: test loss 0.0632 at the start" in plane()
+    first, last = SETTINGS[0], SETTINGS[-1]
+    assert f"naive: barrier (nats): 1 ({first}) to 0.125 ({last})" in steps()
 
 
 def test_another_module_can_bring_its_own_figure() -> None:
@@ -346,6 +488,101 @@ def test_live_network_refuses_a_page_too_heavy() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"alt": " "}, "alt must be a text"),
+        ({"caption": ""}, "caption must be a text"),
+        ({"x_label": ""}, "x_label must be a text"),
+        ({"y_label": ""}, "y_label must be a text"),
+        ({"path_label": ""}, "path_label must be a text"),
+        ({"u": COLUMNS[::-1]}, "u must be at least 2 increasing numbers"),
+        ({"v": [0.0]}, "v must be at least 2 increasing numbers"),
+        ({"u": np.full(18, np.nan)}, "u holds NaN"),
+        ({"u": ROWS}, r"shape \(13, 13\), a row per v and a column per u, got \(13, 18\)"),
+        ({"panels": {}}, "panels must hold 1 to 4 entries, got 0"),
+        ({"panels": {"test loss": surface().T}}, r"must have shape \(13, 18\)"),
+        ({"panels": {"test loss": surface() * np.nan}}, "holds NaN"),
+        ({"panels": {"": surface()}}, "title of a panel must be a text"),
+        ({"panels": {"train loss": surface()}}, r"lacks the panels \['train loss'\]"),
+        ({"points": {"A": (0, 0)}}, "points must hold 2 to 6 entries"),
+        ({"points": {**NETWORKS, "C": (31, 0)}}, "lies outside the grid"),
+        ({"points": {**NETWORKS, "C": (1, 2, 3)}}, "3 entries, but there are 2 coordinates"),
+        ({"points": {**NETWORKS, "": (0, 0)}}, "name of a point must be a text"),
+        ({"paths": {}}, "paths must hold 1 to 4 entries"),
+        ({"paths": {**WAYS, "naive path": ("A", "Z")}}, r"names \['Z'\], but the points are"),
+        ({"paths": {**WAYS, "naive path": ("A", "A")}}, "join two different points"),
+        ({"curves": {"naive path": along("naive path")}}, "but the paths are"),
+        (
+            {"curves": {name: {"test loss": [1.0], "test error": [1.0]} for name in WAYS}},
+            "1 entries, but there are 11 positions",
+        ),
+        ({"positions": POSITIONS[::-1]}, "positions must be at least 2 increasing"),
+        ({"positions": POSITIONS / 2}, "must run from 0 to 1, got 0 to 0.5"),
+        ({"start": 1.5}, r"start must lie in \[0, 1\]"),
+        ({"limits": {"accuracy": (0, 1)}}, r"limits name \['accuracy'\]"),
+        ({"limits": {"test loss": (1, 0)}}, "a lower and a higher number"),
+        ({"limits": {"test loss": (0, np.inf)}}, "a lower and a higher number"),
+        (
+            {
+                "u": np.linspace(-4, 30, 500),
+                "v": np.linspace(-6, 18, 500),
+                "panels": {"test loss": np.zeros((500, 500))},
+            },
+            "500 kB, the limit is 400 kB",
+        ),
+    ],
+)
+def test_plane_explorer_refuses(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plane(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"alt": ""}, "alt must be a text"),
+        ({"x_label": ""}, "x_label must be a text"),
+        ({"y_label": ""}, "y_label must be a text"),
+        ({"step_label": ""}, "step_label must be a text"),
+        ({"step_values_label": " "}, "step_values_label must be a text"),
+        ({"x": POSITIONS[::-1]}, "x must be at least 2 increasing"),
+        ({"x": POSITIONS[:5]}, r"shape \(4, 5\), a row per label and a column per position"),
+        ({"frames": {}}, "frames must hold 1 to 4 entries"),
+        ({"frames": {"naive": np.full((4, 11), np.nan)}}, "curve 'naive' holds NaN"),
+        ({"frames": {"naive": np.ones(11)}, "band": None}, "must have 2 axes"),
+        ({"frames": {"": np.ones((4, 11))}, "band": None}, "name of a curve must be a text"),
+        ({"labels": []}, "labels must hold 1 to"),
+        ({"labels": SETTINGS[:3], "series": {}}, r"must have shape \(3, 11\)"),
+        ({"labels": [*SETTINGS[:3], ""]}, r"labels\[3\] must be a text"),
+        ({"series": {"barrier": [1.0, 2.0]}}, "2 entries, but there are 4 labels"),
+        ({"series": {"barrier": [1.0, 2.0, 3.0, np.nan]}}, "holds NaN"),
+        ({"series": {"": BARRIERS}}, "title of a series must be a text"),
+        ({"series": {str(k): BARRIERS for k in range(5)}}, "series must hold 0 to 4 entries"),
+        ({"x_ticks": ["a"]}, "1 entries, but there are 11 positions in x"),
+        ({"start": 4}, "start must be a whole number from 0 to 3, got 4"),
+        ({"start": -1}, "start must be a whole number"),
+        ({"start": 0.5}, "start must be a whole number"),
+        ({"band": {"other": (0, 1)}}, r"band names \['other'\]"),
+        ({"band": {"naive": (np.ones((4, 11)), np.ones((4, 2)))}}, "upper band of 'naive' must"),
+        ({"reference": ("", 1.0)}, "name of the reference must be a text"),
+        ({"reference": ("chance", np.nan)}, "reference holds NaN"),
+        (
+            {"x": np.arange(20_000), "frames": {"naive": np.zeros((4, 20_000))}, "band": None},
+            "80000 numbers, the limit is 50000",
+        ),
+    ],
+)
+def test_step_explorer_refuses(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        steps(**changes)
+
+
+def test_bars_refuse_infinity() -> None:
+    with pytest.raises(ValueError, match="infinity"):
+        step_bars(frames={"naive": HEIGHTS + np.inf})
+
+
+@pytest.mark.parametrize(
     ("images", "labels", "alts", "message"),
     [
         ([], [], [], "at least one picture"),
@@ -371,8 +608,8 @@ def test_figure_html_refuses_an_unknown_kind_and_nan() -> None:
 
 
 def test_scripts_lose_only_indentation_and_comment_lines() -> None:
-    for name in ("core.js", "path.js", "matrix.js", "live.js", "images.js"):
-        text = markup.source(name)
+    for name in ("core", *markup.KINDS):
+        text = markup.source(f"{name}.js")
         assert "\n//" not in text
         assert "</script" not in text
 
@@ -548,6 +785,198 @@ def test_next_mistake_shows_an_image_that_the_first_path_gets_wrong(opened: Any)
     page = opened(live())
     page.get_by_role("button", name="Next mistake of the naive path").click()
     assert page.locator(".lmc-verdict").first.inner_text().endswith("✗")
+
+
+def test_slider_walks_along_all_paths_of_the_plane(opened: Any) -> None:
+    page = opened(plane(start=0.0))
+    slider = page.get_by_role("slider", name="position t on the path")
+    dots = page.locator(".lmc-plane .lmc-heat .lmc-mark")
+    start = [dots.nth(k).bounding_box() for k in range(2)]
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("output").inner_text() == "0.10"
+    assert cell(page, 0, 0) == pytest.approx(along("naive path")["test loss"][1], rel=1e-4)
+    page.keyboard.press("End")
+    end = [dots.nth(k).bounding_box() for k in range(2)]
+    # Both axes have one scale, and v increases upwards.
+    across = (end[0]["x"] - start[0]["x"]) / 26
+    assert across > 0
+    assert end[1]["x"] - start[1]["x"] == pytest.approx(15 * across, abs=2)
+    assert start[1]["y"] - end[1]["y"] == pytest.approx(12 * across, abs=2)
+    assert end[0]["y"] == pytest.approx(start[0]["y"], abs=1)
+    assert "matched path: test loss" in slider.get_attribute("aria-valuetext")
+
+
+def test_buttons_switch_the_quantity_of_the_plane(opened: Any) -> None:
+    page = opened(plane(limits={"test error": (0, 0.25)}))
+    titles = page.locator(".lmc-title")
+    assert titles.all_text_contents() == ["test loss (nats)", "test loss (nats)"]
+    before = page.evaluate("document.querySelector('canvas').toDataURL()")
+    page.get_by_role("radio", name="test loss").focus()
+    page.keyboard.press("ArrowRight")
+    assert titles.all_text_contents() == ["test error (%)", "test error (%)"]
+    assert page.evaluate("document.querySelector('canvas').toDataURL()") != before
+    assert page.locator(".lmc-heat text").get_by_text("≥ 25").count() == 1
+    assert "test error" in page.get_by_role("slider").get_attribute("aria-valuetext")
+
+
+def test_plane_of_one_quantity_has_no_buttons(opened: Any) -> None:
+    page = opened(plane(panels={"test loss": surface()}))
+    assert page.get_by_role("radio").count() == 0
+    assert page.get_by_role("slider").count() == 1
+
+
+def said(page: Any) -> tuple[list[float], float, str, float]:
+    """Where the cross stands, the value there, the nearest network and its distance."""
+    text = page.locator(".lmc-heat .lmc-status").inner_text().replace("\u2212", "-")
+    found = re.fullmatch(
+        r"At \((.+), (.+)\): test loss (?:≥ )?(\S+) nats; nearest network: (.+), distance (\S+)\.",
+        text,
+    )
+    assert found is not None, text
+    return [float(found[1]), float(found[2])], float(found[3]), found[4], float(found[5])
+
+
+def interpolated(u: float, v: float) -> float:
+    row = [np.interp(u, COLUMNS, values) for values in surface()]
+    return float(np.interp(v, ROWS, row))
+
+
+def test_pointing_at_the_plane_reads_the_grid(opened: Any) -> None:
+    page = opened(plane())
+    field = page.get_by_role("application")
+    box = field.bounding_box()
+    for right, up in [(0.5, 0.2), (0.13, 0.31), (0.999, 0.999)]:
+        page.mouse.move(box["x"] + right * box["width"], box["y"] + (1 - up) * box["height"])
+        at, value, name, distance = said(page)
+        assert at == pytest.approx([-4 + 34 * right, -6 + 24 * up], abs=0.2)
+        assert value == pytest.approx(interpolated(*at), abs=0.01)
+        far = {n: float(np.hypot(at[0] - p[0], at[1] - p[1])) for n, p in NETWORKS.items()}
+        assert far[name] == min(far.values())
+        assert distance == pytest.approx(far[name], abs=0.15)
+    assert page.locator(".lmc-hair").count() == 1
+    page.mouse.move(1, 1)
+    assert page.locator(".lmc-hair").count() == 0
+
+
+def test_arrow_keys_move_the_cross(opened: Any) -> None:
+    page = opened(plane())
+    page.get_by_role("application").focus()
+    page.keyboard.press("ArrowUp")
+    (u, v), *_ = said(page)
+    assert (u, v) == (13, 6)
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Shift+ArrowRight")
+    (right, up), *_ = said(page)
+    assert right - u == pytest.approx(5 * (up - v), abs=0.3)
+    for _ in range(20):
+        page.keyboard.press("Shift+ArrowDown")
+    assert said(page)[0][1] == -6
+    page.keyboard.press("Escape")
+    assert page.locator(".lmc-hair").count() == 0
+
+
+def test_a_tap_on_the_plane_leaves_a_cross(opened: Any) -> None:
+    page = opened(plane(), width=390, has_touch=True)
+    box = page.get_by_role("application").bounding_box()
+    page.touchscreen.tap(box["x"] + 0.25 * box["width"], box["y"] + 0.5 * box["height"])
+    at, value, *_ = said(page)
+    assert at == pytest.approx([4.5, 6], abs=0.3)
+    assert value == pytest.approx(interpolated(*at), abs=0.01)
+    assert page.locator(".lmc-hair").count() == 1
+
+
+def test_pointing_beyond_the_limits_reads_a_bound(opened: Any) -> None:
+    page = opened(plane(limits={"test loss": (0.0, 0.5)}))
+    page.get_by_role("application").focus()
+    for key in ["ArrowDown", *["Shift+ArrowDown"] * 3]:
+        page.keyboard.press(key)
+    assert "test loss ≥ 0.500 nats" in page.locator(".lmc-status").inner_text()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_mountain_stands_out_in_both_themes(opened: Any, theme: str) -> None:
+    """Low ground has the page's own tone, the mountain its opposite."""
+    page = opened(plane(), theme=theme)
+    look = """([u, v]) => {
+        const c = document.querySelector('canvas');
+        const at = [(u + 4) / 34 * c.width, (1 - (v + 6) / 24) * c.height].map(Math.floor);
+        return [...c.getContext('2d').getImageData(...at, 1, 1).data].slice(0, 3);
+    }"""
+    top, ground = (np.mean(page.evaluate(look, [*at])) for at in [(13, -2), (15, 12)])
+    assert (ground - top if theme == "light" else top - ground) > 120
+
+
+def test_slider_of_steps_moves_the_curves(opened: Any) -> None:
+    page = opened(steps(start=1))
+    assert cell(page, 0, 0) == 0.5
+    line = page.locator(".lmc-chart").first.locator("path.lmc-s0:not(.lmc-ghost)")
+    mark = page.locator(".lmc-summary .lmc-mark:not(.lmc-dot)").first
+    before, place = line.get_attribute("d"), mark.bounding_box()
+    axis = page.locator(".lmc-chart").first.locator("text").all_text_contents()
+    slider = page.get_by_role("slider", name="when the networks part")
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("output").inner_text() == SETTINGS[2]
+    assert [cell(page, k, 0) for k in range(2)] == [0.25, 0.125]
+    assert page.locator("[aria-live=polite] thead th").last.inner_text() == SETTINGS[2]
+    assert line.get_attribute("d") != before
+    assert mark.bounding_box()["x"] > place["x"]
+    assert page.locator(".lmc-chart").first.locator("text").all_text_contents() == axis
+    assert "naive: barrier (nats) 0.250" in slider.get_attribute("aria-valuetext")
+
+
+def test_pointer_on_the_summary_moves_the_slider(opened: Any) -> None:
+    page = opened(steps())
+    box = page.locator(".lmc-summary .lmc-chart svg").bounding_box()
+    page.mouse.click(box["x"] + box["width"] - 14, box["y"] + box["height"] / 2)
+    assert page.locator("output").inner_text() == SETTINGS[-1]
+
+
+def test_series_named_after_curves_share_their_legend(opened: Any) -> None:
+    page = opened(steps())
+    assert page.locator(".lmc-summary .lmc-title").text_content() == "barrier (nats)"
+    assert page.locator(".lmc-summary .lmc-legend").count() == 0
+    page = opened(steps(series={"barrier (nats)": BARRIERS, "loss at the end": BARRIERS / 4}))
+    assert page.locator(".lmc-summary .lmc-key").count() == 2
+    drawn = page.locator(".lmc-summary path.lmc-curve:not([d='M0 0'])")
+    styles = [drawn.nth(k).get_attribute("class") for k in range(2)]
+    assert styles == ["lmc-curve lmc-s2", "lmc-curve lmc-s3"]
+
+
+def test_bars_stand_on_zero_and_may_be_absent(opened: Any) -> None:
+    page = opened(step_bars())
+    bars = page.locator(".lmc-chart rect.lmc-bar")
+    assert bars.count() == 8
+    boxes = [bars.nth(k).bounding_box() for k in range(4)]
+    first, negative = boxes[0], boxes[2]
+    zero = first["y"] + first["height"]
+    assert negative["y"] == pytest.approx(zero, abs=1)
+    assert first["height"] == pytest.approx(2.5 * negative["height"], rel=0.02)
+    page.get_by_role("slider").focus()
+    page.keyboard.press("End")
+    assert bars.count() == 10
+
+
+def test_long_names_of_bars_are_all_told_on_a_phone(opened: Any) -> None:
+    page = opened(step_bars(), width=360)
+    texts = page.locator(".lmc-chart text").all_text_contents()
+    assert set(LAYERS) <= set(texts)
+
+
+@pytest.mark.parametrize("name", ["plane", "steps"])
+def test_new_figures_stand_twice_on_a_page(opened: Any, name: str) -> None:
+    page = opened(FIGURES[name](), FIGURES[name]())
+    sliders, outputs = page.get_by_role("slider"), page.locator("output")
+    before = outputs.nth(0).inner_text()
+    sliders.nth(1).focus()
+    page.keyboard.press("End")
+    assert outputs.nth(0).inner_text() == before != outputs.nth(1).inner_text()
+    if name == "plane":
+        page.get_by_role("radio", name="test error").nth(1).check()
+        assert page.get_by_role("radio", name="test loss").nth(0).is_checked()
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(n => n.id)")
+    assert len(ids) == len(set(ids))
 
 
 def test_same_figure_twice_on_a_page(opened: Any) -> None:

@@ -13,8 +13,15 @@ from lmc_lessons.connectivity.matching import activation_matching
 from lmc_lessons.connectivity.symmetry import find_symmetry, permute
 from lmc_lessons.datasets import Dataset
 from lmc_lessons.landscape import barrier, line
-from lmc_lessons.models import MLP, ModelConfig, Params
-from lmc_lessons.teaching.checks import Wrong, checker, require, require_number, require_tensor
+from lmc_lessons.models import Params, build
+from lmc_lessons.teaching.checks import (
+    Wrong,
+    checker,
+    mlp_config,
+    require,
+    require_number,
+    require_tensor,
+)
 
 
 def _drawn(*shape: int) -> Tensor:
@@ -30,7 +37,7 @@ def _check_reorder(reorder: Any) -> None:
     back = torch.argsort(order)
     given = reorder(first.clone(), bias.clone(), second.clone(), order.clone())
     require(
-        isinstance(given, tuple) and len(given) == 3,
+        isinstance(given, tuple | list) and len(given) == 3,
         "return three tensors: weight 1, bias 1, weight 2",
     )
     require_tensor(
@@ -187,7 +194,7 @@ def reference_inputs_needed(
     Returns:
         Number of inputs to the test barrier over 11 positions.
     """
-    model = _mlp_of(a, data)
+    model = build(mlp_config(a, data))
     symmetry = find_symmetry(model, data.train_x[:2])
     positions = [k / 10 for k in range(11)]
     found = {}
@@ -196,12 +203,6 @@ def reference_inputs_needed(
         profile = line(model, a, moved, positions, data.test_x, data.test_y)
         found[count] = barrier(positions, profile.loss).maximum
     return found
-
-
-def _mlp_of(params: Params, data: Dataset) -> MLP:
-    depth = sum(name.startswith("hidden.") and name.endswith("weight") for name in params)
-    width = params["output.weight"].shape[1]
-    return MLP(ModelConfig("mlp", data.input_shape, data.classes, width, depth))
 
 
 def _check_inputs_needed(measure: Any) -> None:
@@ -241,7 +242,7 @@ def _agree(found: dict[int, float], expected: dict[int, float]) -> bool:
 
 def _naive_barrier(a: Params, b: Params, data: Dataset) -> float:
     positions = [k / 10 for k in range(11)]
-    profile = line(_mlp_of(a, data), a, b, positions, data.test_x, data.test_y)
+    profile = line(build(mlp_config(a, data)), a, b, positions, data.test_x, data.test_y)
     return barrier(positions, profile.loss).maximum
 
 

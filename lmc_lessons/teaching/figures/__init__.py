@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import HTML
 from matplotlib.axes import Axes
 
 from lmc_lessons.evaluation import t_interval
+from lmc_lessons.results import Result
+from lmc_lessons.teaching.interactive import static_figure
 
 # Okabe and Ito's palette, told apart by people with any kind of colour vision
 ORANGE, BLUE, GREEN, PINK, GREY = "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#666666"
 LOOKS = ((ORANGE, "--", "o"), (BLUE, "-", "s"), (GREEN, ":", "^"), (PINK, "-.", "D"))
+MARKED = 30  # curves of more points are drawn without markers
 
 
 @contextlib.contextmanager
@@ -51,3 +55,92 @@ def mean_with_interval(
     if len(values) > 1:
         low, high = [i.low for i in intervals], [i.high for i in intervals]
         ax.fill_between(ticks, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def averaged(pairs: int, drawn_as: str = "band") -> str:
+    """The sentence of a caption that says what was averaged.
+
+    Args:
+        pairs: Number of pairs of networks.
+        drawn_as: What shows the interval.
+
+    Returns:
+        One sentence; a single pair has no interval.
+    """
+    if pairs == 1:
+        return "One pair: no interval."
+    return f"Mean over {pairs} pairs, {drawn_as}: 95 % interval."
+
+
+def curves_figure(
+    result: Result,
+    name: str,
+    *,
+    x_label: str,
+    y_label: str,
+    alt: str,
+    caption: str,
+    within: Sequence[Any] = (),
+    shown: Mapping[Any, str] | None = None,
+    log: bool = False,
+    y_limits: tuple[float | None, float | None] = (None, None),
+    legend: str = "",
+) -> HTML:
+    """Draw a stored series: one curve per entry of its last axis but one, over its last axis.
+
+    Args:
+        result: A study or a full-scale run.
+        name: The series.
+        x_label: Label of the horizontal axis.
+        y_label: Label of the vertical axis.
+        alt: What the picture shows.
+        caption: Text under the figure; the number of pairs and the meaning of the band are added.
+        within: Ticks that choose one entry on each of the first axes, where there are more than
+            two.
+        shown: Which curves, and what each is called; all by default. At most four.
+        log: Whether the horizontal axis is logarithmic.
+        y_limits: Ends of the vertical axis; None leaves an end to the data.
+        legend: Title of the legend.
+
+    Returns:
+        A figure.
+
+    Raises:
+        KeyError: If the result has no such series.
+        ValueError: If ``within`` names what is not there or leaves more than two axes, or there
+            are not one to four curves.
+    """
+    series = result.series[name]
+    if not 1 <= len(series.axes) - len(within) <= 2:
+        raise ValueError(f"{name!r} has the axes {list(series.axes)}: leave one or two of them")
+    for (axis, entries), tick in zip(series.axes.items(), within, strict=False):
+        if tick not in entries:
+            raise ValueError(f"no {axis} {tick!r} in {name!r}, there are: {entries}")
+    axes = list(series.axes.values())
+    chosen = [axis.index(tick) for axis, tick in zip(axes, within, strict=False)]
+    values = series.values
+    for place in chosen:
+        values = [seed[place] for seed in values]
+    *rest, ticks = axes[len(chosen) :]
+    rows = {"": values} if not rest else {}
+    for k, entry in enumerate(rest[0] if rest else ()):
+        if shown is None or entry in shown:
+            rows[str(entry) if shown is None else shown[entry]] = [seed[k] for seed in values]
+    if not 1 <= len(rows) <= len(LOOKS):
+        raise ValueError(f"{name!r} gives {len(rows)} curves out of {rest}: choose 1 to 4")
+    with style():
+        fig, ax = plt.subplots(figsize=(6.4, 3.2))
+        for (colour, dashes, marker), (label, curves) in zip(LOOKS, rows.items(), strict=False):
+            look = (colour, dashes, marker if len(ticks) <= MARKED else "")
+            mean_with_interval(ax, ticks, curves, label, look)
+        if log:
+            if 0 in ticks:
+                ax.set_xscale("symlog", linthresh=min(tick for tick in ticks if tick))
+            else:
+                ax.set_xscale("log")
+            ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            ax.minorticks_off()
+        ax.set(xlabel=x_label, ylabel=y_label, ylim=y_limits)
+        if rest:
+            ax.legend(title=legend or None)
+    return static_figure(fig, alt=alt, caption=f"{caption} {averaged(len(result.seeds))}")

@@ -37,8 +37,10 @@ __all__ = [
     "live_network",
     "matrix_explorer",
     "path_explorer",
+    "plane_explorer",
     "png",
     "static_figure",
+    "step_explorer",
 ]
 
 # A ReLU network: one (weight (out, in), bias (out,)) pair per layer; tensors or arrays.
@@ -48,6 +50,9 @@ UNITS: Mapping[str, str] = {"loss": "nats", "accuracy": "%"}
 MAX_CURVES = 4
 LIVE_LIMIT_KB = 250
 FRAMES_LIMIT_KB = 400
+MAX_PANELS = 4
+MAX_POINTS = 6
+STEPS_LIMIT = 50_000
 
 
 class Sample(TypedDict):
@@ -208,6 +213,211 @@ def matrix_explorer(
     }
     summary = "; ".join(f"{s['title']}: {s['y'][0]:g} to {s['y'][-1]:g}" for s in lines) + "."
     return figure_html("matrix", payload, alt=alt, caption=caption, fallback=summary)
+
+
+def plane_explorer(
+    u: ArrayLike,
+    v: ArrayLike,
+    panels: Mapping[str, Any],
+    points: Mapping[str, tuple[float, float]],
+    paths: Mapping[str, tuple[str, str]],
+    positions: ArrayLike,
+    curves: Mapping[str, Mapping[str, Any]],
+    *,
+    alt: str,
+    caption: str,
+    x_label: str,
+    y_label: str,
+    units: Mapping[str, str] = UNITS,
+    limits: Mapping[str, tuple[float, float]] | None = None,
+    start: float = 0.5,
+    path_label: str = "position t on the path",
+) -> HTML:
+    """Show a loss surface over a plane through networks, and the straight paths drawn in it.
+
+    Both axes have the same scale, so distances in the picture are distances between parameters. A
+    slider walks along all paths at once; the reader may point anywhere to read the surface, linear
+    between the grid's points. The values of the grid are shipped as 65536 levels of the colour
+    scale; what was measured along the paths keeps five digits.
+
+    Args:
+        u: Coordinates of the grid's columns, increasing, distances in weight space, shape (Nu,).
+        v: Coordinates of the grid's rows, increasing upwards, the same unit, shape (Nv,).
+        panels: Per quantity (one to four), its values on the grid, shape (Nv, Nu).
+        points: Per named network (two to six), its coordinates (u, v).
+        paths: Per straight path (one to four), the names of the points where it starts and ends.
+        positions: Where the paths were measured, increasing from 0 (start) to 1 (end), shape (K,).
+        curves: Per path, per quantity, the values measured along it, shape (K,).
+        alt: What the picture shows, for readers who do not see it.
+        caption: Text under the figure.
+        x_label: Label of the horizontal axis of the plane.
+        y_label: Label of the vertical axis of the plane.
+        units: Unit per quantity. "%" means that values are fractions in [0, 1].
+        limits: Per quantity, the values at the ends of the colour scale; what lies beyond is shown
+            as the end. Default: the smallest and the largest value on the grid.
+        start: Position on the paths shown first.
+        path_label: Label of the slider and of the chart's horizontal axis.
+
+    Returns:
+        An object that Jupyter displays as HTML.
+
+    Raises:
+        ValueError: Shapes that do not fit, coordinates that do not increase, NaN, unknown names,
+            points outside the grid, empty texts, or more data than a page should carry.
+
+    Taught in: book/connectivity/loss-barriers
+    """
+    check_texts(x_label=x_label, y_label=y_label, path_label=path_label)
+    columns, rows = _increasing("u", u), _increasing("v", v)
+    x = _increasing("positions", positions)
+    if not (np.isclose(x[0], 0) and np.isclose(x[-1], 1)):
+        raise ValueError(f"positions must run from 0 to 1, got {x[0]:g} to {x[-1]:g}")
+    if not 0 <= start <= 1:
+        raise ValueError(f"start must lie in [0, 1], got {start}")
+    _check_count("panels", panels, 1, MAX_PANELS)
+    _check_count("points", points, 2, MAX_POINTS)
+    _check_count("paths", paths, 1, MAX_CURVES)
+    if unknown := set(limits or {}) - set(panels):
+        raise ValueError(f"limits name {sorted(unknown)}, but the panels are {list(panels)}")
+    if set(curves) != set(paths):
+        raise ValueError(f"curves are for {list(curves)}, but the paths are {list(paths)}")
+    size = 2 * len(panels) * len(columns) * len(rows) / 1000
+    if size > FRAMES_LIMIT_KB:
+        raise ValueError(
+            f"the grids would take {size:.0f} kB, the limit is {FRAMES_LIMIT_KB} kB: "
+            "use a coarser grid or fewer panels"
+        )
+    payload = {
+        "u": rounded(columns),
+        "v": rounded(rows),
+        "uLabel": x_label,
+        "vLabel": y_label,
+        "panels": [
+            _surface(title, grid, (len(rows), len(columns)), (limits or {}).get(title))
+            | {"unit": units.get(title, "")}
+            for title, grid in panels.items()
+        ],
+        "points": [_point(name, place, columns, rows) for name, place in points.items()],
+        "paths": [
+            {
+                "name": name,
+                "ends": _path_ends(name, ends, list(points)),
+                "y": _curve(name, curves[name], list(panels), len(x), {})["y"],
+            }
+            for name, ends in paths.items()
+        ],
+        "x": rounded(x),
+        "xLabel": path_label,
+        "start": float(start),
+    }
+    summary = _path_summary(x, curves, next(iter(panels)))
+    return figure_html("plane", payload, alt=alt, caption=caption, fallback=summary)
+
+
+def step_explorer(
+    x: ArrayLike,
+    frames: Mapping[str, Any],
+    labels: Sequence[str],
+    series: Mapping[str, Any],
+    *,
+    alt: str,
+    caption: str,
+    x_label: str,
+    y_label: str,
+    step_label: str,
+    unit: str = "",
+    x_ticks: Sequence[str] | None = None,
+    bars: bool = False,
+    start: int = 0,
+    band: Mapping[str, tuple[Any, Any]] | None = None,
+    step_values_label: str | None = None,
+    reference: tuple[str, float] | None = None,
+) -> HTML:
+    """Show curves that change with one setting, beside a summary of all settings.
+
+    The axes hold every setting, so that what moves is what changed. A series whose title begins
+    with a curve's name is drawn in that curve's colour and dash.
+
+    Args:
+        x: Positions of the curves' points, increasing, shape (X,).
+        frames: Per curve (one to four), its values for every setting, shape (K, X). Among bars,
+            NaN says that there is none.
+        labels: What each setting is called, K texts.
+        series: Per title (with its unit; at most four), one number per setting, shape (K,). All
+            share one chart, so they have one unit. Empty: no summary.
+        alt: What the picture shows, for readers who do not see it.
+        caption: Text under the figure.
+        x_label: Label of the horizontal axis.
+        y_label: What the curves' values are.
+        step_label: What a setting is; the label of the slider.
+        unit: Unit of the curves' values. "%" means that they are fractions.
+        x_ticks: Names of the positions, X texts. Default: numbers.
+        bars: Whether to draw grouped bars, evenly spaced, instead of lines.
+        start: Index of the setting shown first.
+        band: Per curve, lower and upper limits, each of shape (K, X); whiskers on bars.
+        step_values_label: Label of the summary's horizontal axis. Default: `step_label`.
+        reference: Name and value of a dashed horizontal line among the curves.
+
+    Returns:
+        An object that Jupyter displays as HTML.
+
+    Raises:
+        ValueError: Lengths that differ, unknown names, NaN, empty texts, a start that is not a
+            setting, or more data than a page should carry.
+
+    Taught in: book/connectivity/loss-barriers
+    """
+    values_label = step_label if step_values_label is None else step_values_label
+    check_texts(x_label=x_label, y_label=y_label, step_label=step_label)
+    check_texts(step_values_label=values_label)
+    at = _increasing("x", x, least=1 if bars else 2)
+    if bars and x_ticks is None:
+        x_ticks = [f"{value:g}" for value in at]
+    if x_ticks is not None:
+        check_length("x_ticks", x_ticks, len(at), "positions in x")
+    _check_count("labels", labels, 1, STEPS_LIMIT)
+    for k, label in enumerate(labels):
+        check_texts(**{f"labels[{k}]": label})
+    if isinstance(start, bool) or start != int(start) or not 0 <= start < len(labels):
+        raise ValueError(f"start must be a whole number from 0 to {len(labels) - 1}, got {start}")
+    _check_count("frames", frames, 1, MAX_CURVES)
+    _check_count("series", series, 0, MAX_CURVES)
+    if unknown := set(band or {}) - set(frames):
+        raise ValueError(f"band names {sorted(unknown)}, but the curves are {list(frames)}")
+    count = len(labels) * len(at) * (len(frames) + 2 * len(band or {}))
+    if count > STEPS_LIMIT:
+        raise ValueError(f"the figure would carry {count} numbers, the limit is {STEPS_LIMIT}")
+    shape = (len(labels), len(at))
+    lines = []
+    for title, values in series.items():
+        check_texts(**{"title of a series": title})
+        line = numbers(f"series {title!r}", values, 1)
+        check_length(f"series {title!r}", line, len(labels), "labels")
+        lines.append({"title": title, "y": rounded(line)})
+    payload = {
+        "x": rounded(at),
+        "xTicks": None if x_ticks is None else [str(text) for text in x_ticks],
+        "xLabel": x_label,
+        "yLabel": y_label,
+        "unit": unit,
+        "bars": bool(bars),
+        "labels": list(labels),
+        "stepLabel": step_label,
+        "valuesLabel": values_label,
+        "start": int(start),
+        "curves": [
+            _stepped(name, values, (band or {}).get(name), shape, bars)
+            for name, values in frames.items()
+        ],
+        "series": lines,
+        "reference": None if reference is None else _reference(*reference),
+    }
+    summary = "; ".join(
+        f"{line['title']}: {line['y'][0]:g} ({labels[0]}) to {line['y'][-1]:g} ({labels[-1]})"
+        for line in lines
+    )
+    fallback = summary + "." if summary else ""
+    return figure_html("steps", payload, alt=alt, caption=caption, fallback=fallback)
 
 
 def live_network(
@@ -523,6 +733,111 @@ def _path_summary(
             f"at most {y[top]:.3g} (at {x[top]:.3g})"
         )
     return "; ".join(parts) + "."
+
+
+def _increasing(name: str, values: Any, least: int = 2) -> NDArray[np.float64]:
+    """Numbers of which each is larger than the one before, shape (N,)."""
+    array = numbers(name, values, 1)
+    if len(array) < least or not (np.diff(array) > 0).all():
+        raise ValueError(f"{name} must be at least {least} increasing numbers")
+    return array
+
+
+def _check_count(name: str, entries: Any, least: int, most: int) -> None:
+    """Refuse too few or too many entries."""
+    if not least <= len(entries) <= most:
+        raise ValueError(f"{name} must hold {least} to {most} entries, got {len(entries)}")
+
+
+def _surface(
+    title: str, grid: Any, shape: tuple[int, int], limits: tuple[float, float] | None
+) -> dict[str, Any]:
+    """One quantity on the plane: 65536 levels, and whether values lie beyond the scale's ends."""
+    check_texts(**{"title of a panel": title})
+    values = numbers(f"panel {title!r}", grid, 2)
+    if values.shape != shape:
+        raise ValueError(
+            f"panel {title!r} must have shape {shape}, a row per v and a column per u, "
+            f"got {values.shape}"
+        )
+    low, high = (float(values.min()), float(values.max())) if limits is None else map(float, limits)
+    if limits is None and not high > low:
+        high = low + 1.0
+    if not (np.isfinite([low, high]).all() and high > low):
+        raise ValueError(f"limits of {title!r} must be a lower and a higher number, got {limits}")
+    levels = np.rint(np.clip((values - low) / (high - low), 0, 1) * 65535).astype(np.uint16)
+    return {
+        "title": title,
+        "levels": encoded(levels),
+        "low": low,
+        "high": high,
+        "under": bool(values.min() < low),
+        "over": bool(values.max() > high),
+    }
+
+
+def _point(
+    name: str, place: tuple[float, float], u: NDArray[np.float64], v: NDArray[np.float64]
+) -> dict[str, Any]:
+    """A named network in the plane."""
+    check_texts(**{"name of a point": name})
+    at = numbers(f"point {name!r}", place, 1)
+    check_length(f"point {name!r}", at, 2, "coordinates")
+    if not (u[0] <= at[0] <= u[-1] and v[0] <= at[1] <= v[-1]):
+        raise ValueError(
+            f"point {name!r} at ({at[0]:g}, {at[1]:g}) lies outside the grid "
+            f"[{u[0]:g}, {u[-1]:g}] x [{v[0]:g}, {v[-1]:g}]"
+        )
+    return {"name": name, "at": rounded(at)}
+
+
+def _path_ends(name: str, ends: tuple[str, str], points: list[str]) -> list[int]:
+    """Indices of the two points that a path joins."""
+    check_texts(**{"name of a path": name})
+    if len(ends) != 2 or ends[0] == ends[1]:
+        raise ValueError(f"path {name!r} must join two different points, got {ends}")
+    if unknown := [end for end in ends if end not in points]:
+        raise ValueError(f"path {name!r} names {unknown}, but the points are {points}")
+    return [points.index(end) for end in ends]
+
+
+def _stepped(
+    name: str,
+    values: Any,
+    band: tuple[Any, Any] | None,
+    shape: tuple[int, int],
+    gaps: bool,
+) -> dict[str, Any]:
+    """One curve for every setting, shape (K, X); where `gaps`, NaN becomes null."""
+    check_texts(**{"name of a curve": name})
+
+    def read(what: str, array: Any) -> list[list[float | None]]:
+        raw = np.array(array.detach().cpu() if hasattr(array, "detach") else array, np.float64)
+        absent = np.isnan(raw) & gaps
+        table = numbers(what, np.where(absent, 0.0, raw), 2)
+        if table.shape != shape:
+            raise ValueError(
+                f"{what} must have shape {shape}, a row per label and a column per position, "
+                f"got {table.shape}"
+            )
+        pairs = zip(rounded(table), absent.tolist(), strict=True)
+        return [
+            [None if gap else number for number, gap in zip(*row, strict=True)] for row in pairs
+        ]
+
+    low, high = (None, None) if band is None else band
+    return {
+        "name": name,
+        "y": read(f"curve {name!r}", values),
+        "low": None if low is None else read(f"lower band of {name!r}", low),
+        "high": None if high is None else read(f"upper band of {name!r}", high),
+    }
+
+
+def _reference(name: str, value: float) -> dict[str, Any]:
+    """A horizontal line and what it is called."""
+    check_texts(**{"name of the reference": name})
+    return {"name": name, "value": rounded(numbers("reference", [value], 1))[0]}
 
 
 def _data_uri(data: bytes, media: str) -> str:

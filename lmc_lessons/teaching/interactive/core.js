@@ -169,7 +169,8 @@ function legend(names) {
 }
 
 // A line chart drawn at its real size, so that text stays 12 px from phone to desktop.
-// spec: {title, unit, xLabel, ends, xTicks, xSpan, ySpan, curves: [{x, y, low, high}], gap, dots, height, onPick}
+// spec: {title, unit, xLabel, ends, xTicks, xSpan, ySpan, curves: [{x, y, low, high}], gap, dots, height, foot, under, over, onPick}
+// `under` and `over` draw more, below and above the curves, from {sx, sy, box}.
 function chart(spec) {
   const art = svg("svg", { "aria-hidden": "true" });
   const host = el("div", { class: "lmc-chart" }, art);
@@ -186,7 +187,7 @@ function chart(spec) {
     const yTicks = ticks(spec.ySpan[0] * factor, spec.ySpan[1] * factor, 4);
     const xTicks = spec.xTicks || ticks(spec.xSpan[0], spec.xSpan[1], width < 300 ? 4 : 5);
     const height = spec.height || (width < 330 ? 190 : 215);
-    box = { left: 12 + 7 * Math.max(...yTicks.text.map((t) => t.length)), right: width - 12, top: 28, bottom: height - 42 };
+    box = { left: 12 + 7 * Math.max(...yTicks.text.map((t) => t.length)), right: width - 12, top: 28, bottom: height - (spec.foot || 42) };
     const [x0, x1] = spec.xSpan;
     const [y0, y1] = spec.ySpan;
     sx = (v) => box.left + ((v - x0) / (x1 - x0 || 1)) * (box.right - box.left);
@@ -206,7 +207,7 @@ function chart(spec) {
       parts.push(svg("line", { class: "lmc-axis", x1: x, x2: x, y1: box.bottom, y2: box.bottom + 5 }));
       parts.push(svg("text", { x, y: box.bottom + 18, "text-anchor": "middle" }, xTicks.text[k]));
     });
-    const row = box.bottom + 36;
+    const row = height - 6;
     const ends = spec.ends || [];
     const room = box.right - box.left - 6.6 * (spec.xLabel.length + ends.join("").length) > 10;
     if (room && ends.length) {
@@ -248,11 +249,13 @@ function chart(spec) {
     width = Math.floor(host.clientWidth);
     if (!width) return;
     const parts = frame();
+    if (spec.under) parts.push(...spec.under({ sx, sy, box }));
     spec.curves.forEach((c, k) => { if (c.low) parts.push(band(c, k)); });
     spec.curves.forEach((c, k) => parts.push(line(c, k)));
     if (spec.dots) {
       spec.curves.forEach((c, k) => c.x.forEach((x, i) => parts.push(marker(k, sx(x), sy(c.y[i]), 2.6, true))));
     }
+    if (spec.over) parts.push(...spec.over({ sx, sy, box }));
     cursor = svg("g", {});
     art.replaceChildren(...parts, cursor);
     move();
