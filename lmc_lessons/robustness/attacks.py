@@ -3,7 +3,7 @@ r"""Attacks: look for the input near a given one that a network gets most wrong.
 An attack maximises a loss over a threat model, the set of inputs that count as near. All attacks
 work on any number of leading axes: with labels of shape (S, B) and inputs of shape (S, B, ...) they
 attack the B samples of S networks at once. ``predict`` maps inputs to logits of shape
-(*labels.shape, classes), so nothing here knows what a network is.
+``(*labels.shape, classes)``, so nothing here knows what a network is.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def loss_gradient(
 
     Args:
         predict: Maps inputs to logits.
-        x: Inputs of shape (*y.shape, ...).
+        x: Inputs of shape ``(*y.shape, ...)``.
         y: Labels.
         loss: Maps logits and labels to one number per sample.
 
@@ -280,7 +280,7 @@ def fgsm(
 
     Args:
         predict: Maps inputs to logits.
-        x: Inputs of shape (*y.shape, ...), in [0, 1].
+        x: Inputs of shape ``(*y.shape, ...)``, in [0, 1].
         y: Labels.
         threat: Which inputs count as near.
         loss: What to maximise.
@@ -319,7 +319,7 @@ def pgd(
 
     Args:
         predict: Maps inputs to logits.
-        x: Inputs of shape (*y.shape, ...), in [0, 1].
+        x: Inputs of shape ``(*y.shape, ...)``, in [0, 1].
         y: Labels.
         threat: Which inputs count as near.
         steps: Number of steps.
@@ -407,7 +407,7 @@ def apgd(
 
     Args:
         predict: Maps inputs to logits.
-        x: Inputs of shape (*y.shape, ...), in [0, 1].
+        x: Inputs of shape ``(*y.shape, ...)``, in [0, 1].
         y: Labels.
         threat: Which inputs count as near.
         steps: Number of steps.
@@ -519,7 +519,7 @@ def square_attack(
 
     Args:
         predict: Maps inputs to logits.
-        x: Images of shape (*y.shape, C, H, W), in [0, 1].
+        x: Images of shape ``(*y.shape, C, H, W)``, in [0, 1].
         y: Labels.
         threat: An ``LInf`` threat model.
         queries: Number of evaluations.
@@ -718,7 +718,7 @@ def targeted_apgd(
 
     Args:
         predict: Maps inputs to logits.
-        x: Inputs of shape (*y.shape, ...), in [0, 1].
+        x: Inputs of shape ``(*y.shape, ...)``, in [0, 1].
         y: Labels.
         threat: Which inputs count as near.
         steps: Steps per class.
@@ -750,7 +750,7 @@ def random_noise(
 
     Args:
         predict: Maps inputs to logits.
-        x: Inputs of shape (*y.shape, ...), in [0, 1].
+        x: Inputs of shape ``(*y.shape, ...)``, in [0, 1].
         y: Labels.
         threat: Which inputs count as near.
         tries: Number of points.
@@ -774,7 +774,7 @@ def check_inputs(x: Tensor, y: Tensor) -> None:
     """Refuse what cannot be attacked.
 
     Args:
-        x: Inputs of shape (*y.shape, ...).
+        x: Inputs of shape ``(*y.shape, ...)``.
         y: Labels.
 
     Raises:
