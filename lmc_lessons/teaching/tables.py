@@ -207,7 +207,8 @@ def _scale(preset: str, result: Result) -> str:
         code = "code has changed since"
     elif result.verified:
         code = f"verified {result.verified}"
-    return f"{html.escape(preset.removeprefix('full-'))}<br><small>{len(result.seeds)} seeds, {code}</small>"
+    name = html.escape(preset.removeprefix("full-"))
+    return f"{name}<br><small>{len(result.seeds)} seeds, {code}</small>"
 
 
 def _score(claim: Claim, result: Result) -> str:
