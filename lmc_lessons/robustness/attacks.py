@@ -118,7 +118,10 @@ class L2:
 
     def steepest(self, gradient: Tensor, lead: int) -> Tensor:
         """The gradient, scaled to length one; zero stays zero."""
-        return gradient / _length(gradient, lead).clamp_min(1e-30)
+        largest = gradient.abs().flatten(lead).amax(-1) if gradient.dim() > lead else gradient.abs()
+        tiny = torch.finfo(gradient.dtype).tiny
+        scaled = gradient / _wide(largest, gradient).clamp_min(tiny)  # its square cannot vanish
+        return scaled / _length(scaled, lead).clamp_min(tiny)
 
 
 def _check_epsilon(epsilon: float) -> None:
@@ -147,6 +150,7 @@ def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
     Taught in: book/robustness/adversarial-examples
     """
+    _check_labels(logits, y)
     flat = F.cross_entropy(logits.flatten(0, -2), y.flatten(), reduction="none")
     return flat.view(y.shape)
 
@@ -163,6 +167,7 @@ def margin_loss(logits: Tensor, y: Tensor) -> Tensor:
 
     Taught in: book/robustness/adversarial-examples
     """
+    _check_labels(logits, y)
     return -logit_margins(logits, y)
 
 
@@ -223,6 +228,13 @@ def targeted(target: Tensor, loss: Literal["margin", "dlr"] = "dlr") -> AttackLo
     return towards
 
 
+def _check_labels(logits: Tensor, y: Tensor) -> None:
+    if int(y.max()) >= logits.shape[-1]:
+        raise ValueError(
+            f"labels must be below the {logits.shape[-1]} classes, got {int(y.max())}"
+        )
+
+
 def _check_classes(logits: Tensor, least: int, what: str) -> None:
     if logits.shape[-1] < least:
         raise ValueError(f"{what} needs at least {least} classes, got {logits.shape[-1]}")
@@ -236,7 +248,7 @@ class Attacked(NamedTuple):
 
     Attributes:
         x: The inputs found, of the inputs' shape.
-        loss: Their loss, one number per sample.
+        loss: The largest loss met, one number per sample; that of ``x`` where not ``fooled``.
         history: The largest loss so far after every evaluation, shape (evaluations, ...).
         fooled: Whether the attack met an input that is misread, one per sample; ``x`` then is one.
     """
@@ -270,6 +282,8 @@ def loss_gradient(
         logits = predict(x)
         losses = loss(logits, y)
         (gradient,) = torch.autograd.grad(losses.sum(), x)
+    if not bool(gradient.isfinite().all()):
+        raise ValueError("the gradient of the loss with respect to the inputs is not finite")
     return gradient, losses.detach(), logits.detach()
 
 
@@ -296,7 +310,7 @@ def fgsm(
 
     Taught in: book/robustness/adversarial-examples
     """
-    check_inputs(x, y)
+    x = check_inputs(x, y)
     gradient, _, _ = loss_gradient(predict, x, y, loss)
     step = threat.steepest(gradient, y.dim())
     return threat.project(x + threat.epsilon * step, x, y.dim())
@@ -340,7 +354,7 @@ def pgd(
 
     Taught in: book/robustness/adversarial-examples
     """
-    check_inputs(x, y)
+    x = check_inputs(x, y)
     if steps < 1 or keep not in ("last", "best"):
         raise ValueError(f"steps must be >= 1 and keep last or best, got {steps} and {keep!r}")
     lead = y.dim()
@@ -425,7 +439,7 @@ def apgd(
 
     Taught in: book/robustness/adversarial-examples
     """
-    check_inputs(x, y)
+    x = check_inputs(x, y)
     if steps < 1:
         raise ValueError(f"steps must be >= 1, got {steps}")
     lead = y.dim()
@@ -443,7 +457,7 @@ def apgd(
         if step in looks:
             halved = search.stuck(step - last)
             size = torch.where(halved, size / 2, size)
-            before = search.back(halved, before)
+            search.back(halved)
             last = step
     return search.found()
 
@@ -486,13 +500,12 @@ class _Search:
         self.rises = torch.zeros_like(self.rises)
         return self.was_halved
 
-    def back(self, where: Tensor, before: Tensor) -> Tensor:
-        """Go back to the best point; returns the iterate to take momentum from."""
+    def back(self, where: Tensor) -> None:
+        """Go back to the best point; momentum still comes from the iterate before this one."""
         wide = _wide(where, self.now)
         self.now = torch.where(wide, self.best, self.now)
         self.gradient = torch.where(wide, self.best_gradient, self.gradient)
         self.losses = torch.where(where, self.highest, self.losses)
-        return torch.where(wide, self.best, before)
 
     def found(self) -> Attacked:
         """The result."""
@@ -537,7 +550,7 @@ def square_attack(
 
     Taught in: book/robustness/adversarial-examples
     """
-    check_inputs(x, y)
+    x = check_inputs(x, y)
     lead = y.dim()
     if not isinstance(threat, LInf):
         raise ValueError(f"square_attack needs an LInf threat model, got {type(threat).__name__}")
@@ -551,7 +564,7 @@ def square_attack(
     best = threat.project(x + threat.epsilon * stripes, x, lead)
     with torch.no_grad():
         logits = predict(best)
-        highest = margin_loss(logits, y)
+        highest, fooled = margin_loss(logits, y), logits.argmax(-1) != y
         history = [highest]
         for query in range(1, queries):
             side = round(math.sqrt(_share(share, query, queries) * height * width))
@@ -560,9 +573,12 @@ def square_attack(
             signs = _signs((*y.shape, channels, 1, 1), stream).to(x)
             change = 2 * threat.epsilon * signs * window.unsqueeze(-3)
             tried = threat.project(best + change, x, lead)
-            best, highest = _better(best, highest, tried, margin_loss(predict(tried), y))
+            logits = predict(tried)
+            losses, misread = margin_loss(logits, y), logits.argmax(-1) != y
+            fooled = torch.where(losses > highest, misread, fooled)
+            best, highest = _better(best, highest, tried, losses)
             history.append(highest)
-    return Attacked(best, highest, torch.stack(history), highest > 0)
+    return Attacked(best, highest, torch.stack(history), fooled)
 
 
 def _signs(shape: tuple[int, ...], stream: torch.Generator) -> Tensor:
@@ -636,7 +652,7 @@ def evaluate(
 
     Taught in: book/robustness/adversarial-examples
     """
-    check_inputs(x, y)
+    x = check_inputs(x, y)
     if model.training:
         raise ValueError("evaluation needs the model in eval mode, call model.eval() first")
 
@@ -648,11 +664,15 @@ def evaluate(
             parts = [predict(part).argmax(-1) for part in inputs.split(chunk)]
         return torch.cat(parts) == labels
 
+    with torch.no_grad():
+        _check_labels(predict(x[:1]), y)
     right = standing(x, y)
     found, robust = x.clone(), {}
     clean = float(right.double().mean())
     for name, attack in attacks.items():
         for part in right.nonzero().squeeze(1).split(chunk):
+            if len(part) == 0:  # what ``split`` gives where nothing is left
+                continue
             tried = attack(predict, x[part], y[part], threat)
             fooled = ~standing(tried, y[part])
             found[part[fooled]] = tried[fooled]
@@ -730,9 +750,10 @@ def targeted_apgd(
 
     Taught in: book/robustness/adversarial-examples
     """
-    check_inputs(x, y)
+    x = check_inputs(x, y)
     with torch.no_grad():
         logits = predict(x)
+    _check_labels(logits, y)
     classes = logits.shape[-1]
     order = logits.scatter(-1, y.unsqueeze(-1), -torch.inf).argsort(-1, descending=True)
     found = x
@@ -761,7 +782,9 @@ def random_noise(
 
     Taught in: book/robustness/adversarial-examples
     """
-    check_inputs(x, y)
+    x = check_inputs(x, y)
+    if tries < 1:
+        raise ValueError(f"tries must be >= 1, got {tries}")
     best, highest = x, torch.full(y.shape, -torch.inf, device=x.device, dtype=x.dtype)
     for k in range(tries):
         tried = threat.random(x, y.dim(), generator(seed, NOISE, k))
@@ -770,25 +793,34 @@ def random_noise(
     return best
 
 
-def check_inputs(x: Tensor, y: Tensor) -> None:
+def check_inputs(x: Tensor, y: Tensor) -> Tensor:
     """Refuse what cannot be attacked.
 
     Args:
         x: Inputs of shape ``(*y.shape, ...)``.
         y: Labels.
 
+    Returns:
+        The inputs without a graph.
+
     Raises:
         ValueError: If there are no samples, the leading axes differ, an input lies outside [0, 1],
             or a label is negative.
     """
+    if y.dim() == 0:
+        raise ValueError("labels need at least one axis, got a single label: use y[None], x[None]")
     if y.numel() == 0:
         raise ValueError("an attack needs at least one sample, got an empty batch")
     if x.shape[: y.dim()] != y.shape:
         raise ValueError(
             f"one label per input: got inputs {tuple(x.shape)}, labels {tuple(y.shape)}"
         )
+    if x.numel() == 0:
+        raise ValueError(f"inputs need at least one coordinate, got {tuple(x.shape)}")
+    x = x.detach()
     low, high = float(x.min()), float(x.max())
     if not (low >= 0 and high <= 1):
         raise ValueError(f"inputs must lie in [0, 1], got values from {low:.4g} to {high:.4g}")
     if int(y.min()) < 0:
         raise ValueError(f"labels must be >= 0, got {int(y.min())}")
+    return x
