@@ -148,7 +148,7 @@ def hessian_of(
     r"""The map $v \mapsto H v$ at one point, to be used again and again.
 
     The graph of the gradient is built once, so that a product costs one backward pass through it:
-    about 0.6 times a call of ``hessian_vector_product``, with the same numbers.
+    a little over half of ``hessian_vector_product``, with the same numbers.
 
     Args:
         loss: Maps parameters to a scalar, or several that do: the loss is their sum, such as over
@@ -519,7 +519,7 @@ def _gradients_of(
 
 
 def fisher_diagonal(
-    model: nn.Module, params: Params, x: Tensor, y: Tensor | None = None, *, chunk: int = 512
+    model: nn.Module, params: Params, x: Tensor, y: Tensor | None = None, *, chunk: int = 256
 ) -> Params:
     r"""The diagonal of the Fisher information: mean squares of single samples' gradients.
 

@@ -289,6 +289,16 @@ def test_basis_stays_orthogonal_where_the_plain_recurrence_loses_it(
     assert float((plain @ plain.T).fill_diagonal_(0).abs().max()) > 0.1
 
 
+def test_a_vector_that_almost_vanishes_is_made_orthogonal_again() -> None:
+    stream = torch.Generator().manual_seed(0)
+    square = torch.randn(50, 50, generator=stream, dtype=torch.float64)
+    basis = torch.linalg.qr(square)[0].mT.float()
+    inside = basis[:20].sum(0) + 1e-4 * basis[20]
+    rest, length = curvature._orthogonal(inside, basis[:20])  # one pass leaves about 1e-3 of it
+    assert float((basis[:20] @ rest).abs().max()) < 1e-6 * length
+    assert length == pytest.approx(1e-4, rel=0.02)
+
+
 @NETWORKS
 def test_extreme_eigenvalues_are_those_of_the_dense_hessian(
     network: Callable[[], tuple[Loss, Params]],
