@@ -230,9 +230,7 @@ def targeted(target: Tensor, loss: Literal["margin", "dlr"] = "dlr") -> AttackLo
 
 def _check_labels(logits: Tensor, y: Tensor) -> None:
     if int(y.max()) >= logits.shape[-1]:
-        raise ValueError(
-            f"labels must be below the {logits.shape[-1]} classes, got {int(y.max())}"
-        )
+        raise ValueError(f"labels must be below the {logits.shape[-1]} classes, got {int(y.max())}")
 
 
 def _check_classes(logits: Tensor, least: int, what: str) -> None:
