@@ -18,7 +18,8 @@ STYLE = """
 .lmc-table table { border-collapse: collapse; width: 100%; font-size: .9rem; color: inherit; }
 .lmc-table th, .lmc-table td { text-align: left; vertical-align: top; padding: .35rem .6rem;
   border-bottom: 1px solid color-mix(in srgb, currentColor 25%, transparent); }
-.lmc-table.wide td:nth-child(2) { min-width: 15rem; }
+.lmc-table.sentences-0 td:nth-child(1) { min-width: 11rem; }
+.lmc-table.sentences-1 td:nth-child(2) { min-width: 15rem; }
 .lmc-table .verdict { white-space: nowrap; font-weight: 600; }
 .lmc-table .whole { white-space: nowrap; }
 .lmc-table small { opacity: .8; }
@@ -136,21 +137,24 @@ def verdict_text(decision: Decision | None) -> str:
     return f'<span class="verdict">{MARKS[verdict]} {verdict.replace("-", " ")}</span>'
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, wide: bool = True) -> str:
+def table(
+    titles: Sequence[str], rows: Sequence[Sequence[str]], *, sentences: int | None = 1
+) -> str:
     """A table as HTML, which scrolls by itself on a narrow screen.
 
     Args:
         titles: Head of each column, as HTML.
         rows: Cells of each row, as HTML.
-        wide: Whether the second column holds sentences.
+        sentences: Index of the column that holds sentences (0 or 1), if one does.
 
     Returns:
         HTML without the style; ``plain_table`` is for pages.
     """
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    kind = "" if sentences is None else f" sentences-{sentences}"
     return (
-        f'<div class="lmc-table{" wide" if wide else ""}" tabindex="0"><table>'
+        f'<div class="lmc-table{kind}" tabindex="0"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -165,46 +169,51 @@ def plain_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> HTML:
     Returns:
         An object that Jupyter displays as HTML.
     """
-    return HTML(STYLE + table(titles, rows, wide=False))
+    return HTML(STYLE + table(titles, rows, sentences=None))
 
 
 def scorecard() -> HTML:
-    """Every claim of every lesson with its verdict at each scale that is stored.
+    """Every claim of every lesson with its verdict at each scale that is stored: a table a lesson.
 
     Returns:
         An object that Jupyter displays as HTML.
 
     Taught in: book/start
     """
-    rows = []
+    parts = []
     for lesson in lessons():
         module = experiment(lesson)
         found = {p: r for p in module.PRESETS if p != "toy" and (r := stored(lesson, p))}
-        codes = {preset: _code(result) for preset, result in found.items()}
-        for claim in module.CLAIMS:
-            for preset, result in found.items():
-                rows.append(_score(lesson, claim, preset, result, codes[preset]))
-    titles = ["claim", "result", "effect and verdict", "margin"]
-    return HTML(STYLE + table(titles, rows, wide=False))
+        if not found:
+            continue
+        heads = [_scale(preset, result) for preset, result in found.items()]
+        rows = [
+            [
+                f"<strong>{html.escape(claim.id)}</strong> {html.escape(claim.statement)} "
+                f"<small>({_relation(claim)} {number(claim.margin, claim.unit)})</small>",
+                *(_score(claim, result) for result in found.values()),
+            ]
+            for claim in module.CLAIMS
+        ]
+        title = html.escape(lesson.replace("-", " ").capitalize())
+        parts.append(f"<h3>{title}</h3>{table(['claim', *heads], rows, sentences=0)}")
+    return HTML(STYLE + "".join(parts))
 
 
-def _code(result: Result) -> str:
-    """Whether the code is still that of a result, in words."""
+def _scale(preset: str, result: Result) -> str:
+    """Head of a column: which result, how often repeated, whether its code is the same."""
+    code = "code as it is now"
     if not is_fresh(result):
-        return "code has changed since"
-    return f"verified {result.verified}" if result.verified else "code as it is now"
+        code = "code has changed since"
+    elif result.verified:
+        code = f"verified {result.verified}"
+    name = html.escape(preset.removeprefix("full-"))
+    return f"{name}<br><small>{len(result.seeds)} seeds, {code}</small>"
 
 
-def _score(lesson: str, claim: Claim, preset: str, result: Result, code: str) -> list[str]:
+def _score(claim: Claim, result: Result) -> str:
     decision = claim.decide(result)
-    notes = (f"{len(result.seeds)} seeds", code)
-    return [
-        f"<strong>{lesson} {claim.id}</strong><br>{html.escape(claim.statement)}",
-        f'<span class="whole">{html.escape(preset)}</span><br>'
-        + "<br>".join(f'<small class="whole">{note}</small>' for note in notes),
-        f"{effect_text(decision, claim.unit)}<br>{verdict_text(decision)}",
-        f'<span class="whole">{_relation(claim)} {number(claim.margin, claim.unit)}</span>',
-    ]
+    return f"{verdict_text(decision)}<br>{effect_text(decision, claim.unit)}"
 
 
 def tally(presets: Sequence[str] = ("study",)) -> dict[str, int]:

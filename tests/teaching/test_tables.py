@@ -34,7 +34,12 @@ def test_the_scorecard_counts_what_the_studies_say() -> None:
     studies = [results.stored(lesson, "study") for lesson in lessons()]
     verdicts: list[str] = [claim.verdict for study in studies if study for claim in study.claims]
     assert counts == {v: verdicts.count(v) for v in tables.MARKS}
-    assert tables.scorecard().data.count("<tr>") >= 1 + len(verdicts)
+    card = tables.scorecard().data
+    assert card.count("<tr>") == len(verdicts) + len(lessons()), (
+        "a row a claim, and a head a lesson"
+    )
+    for verdict, count in counts.items():
+        assert card.count(f"{tables.MARKS[verdict]} {verdict.replace('-', ' ')}<") >= count
 
 
 def test_a_stale_result_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
