@@ -144,3 +144,38 @@ def curves_figure(
         if rest:
             ax.legend(title=legend or None)
     return static_figure(fig, alt=alt, caption=f"{caption} {averaged(len(result.seeds))}")
+
+
+def paths_figure(
+    result: Result, names: Mapping[str, str], title: str, *, legend: str, axis: str = "path"
+) -> HTML:
+    """Test loss along straight paths, mean and interval over pairs.
+
+    Args:
+        result: A study or a full-scale run with the series ``test_loss``.
+        names: Which paths, and what each is called; at most four.
+        title: Named in the caption.
+        legend: Title of the legend.
+        axis: What the result calls the paths.
+
+    Returns:
+        A figure whose alternative text tells the height of every path at its midpoint.
+    """
+    series = result.series["test_loss"]
+    entries, middle = series.axes[axis], len(series.axes["position"]) // 2
+    heights = {
+        words: np.mean([seed[entries.index(entry)][middle] for seed in series.values])
+        for entry, words in names.items()
+    }
+    told = ", ".join(f"{words} {height:.2f}" for words, height in heights.items())
+    return curves_figure(
+        result,
+        "test_loss",
+        shown=names,
+        x_label="position $t$ on the path",
+        y_label="test loss (nats)",
+        y_limits=(0, None),
+        legend=legend,
+        alt=f"Test loss along the straight path. At the midpoint, in nats: {told}.",
+        caption=f"{title}.",
+    )

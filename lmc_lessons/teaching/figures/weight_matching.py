@@ -16,7 +16,7 @@ from lmc_lessons.datasets import Dataset
 from lmc_lessons.landscape import interpolate, line
 from lmc_lessons.models import MLP, Params, predict
 from lmc_lessons.results import Result
-from lmc_lessons.teaching.figures import GREY, LOOKS, mean_with_interval, style
+from lmc_lessons.teaching.figures import GREY, LOOKS, mean_with_interval, paths_figure, style
 from lmc_lessons.teaching.interactive import (
     live_network,
     matrix_explorer,
@@ -215,26 +215,9 @@ def path_figure(result: Result, title: str) -> HTML:
     Returns:
         A figure.
     """
-    series = result.series["test_loss"]
-    shown = [k for k, name in enumerate(series.axes["path"]) if name != "random"]
-    with style():
-        fig, ax = plt.subplots(figsize=(6.4, 3.2))
-        for look, k in zip(LOOKS, shown, strict=True):
-            curves = [seed[k] for seed in series.values]
-            name = series.axes["path"][k]
-            mean_with_interval(ax, series.axes["position"], curves, name, look)
-        ax.set(xlabel="position $t$ on the path", ylabel="test loss (nats)", ylim=(0, None))
-        ax.legend(title="B is matched by")
-    middle = len(series.axes["position"]) // 2
-    heights = {
-        series.axes["path"][k]: np.mean([seed[k][middle] for seed in series.values]) for k in shown
-    }
-    told = ", ".join(f"{name} {height:.2f}" for name, height in heights.items())
-    return static_figure(
-        fig,
-        alt=f"Test loss along the straight path. At the midpoint, in nats: {told}.",
-        caption=f"{title}: mean over {len(result.seeds)} pairs, band: 95 % interval.",
-    )
+    paths = result.series["test_loss"].axes["path"]
+    names = {name: name for name in paths if name != "random"}
+    return paths_figure(result, names, title, legend="B is matched by")
 
 
 def sweep_figure(result: Result, name: str, *, log: bool, x_label: str, title: str) -> HTML:
