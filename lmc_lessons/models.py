@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 Params = dict[str, Tensor]
-Architecture = Literal["mlp", "cnn", "vgg", "resnet"]
+Architecture = Literal["mlp", "cnn", "vgg", "resnet", "preact-resnet"]
 Norm = Literal["none", "batch", "layer"]
 
 VGG_LAYERS: dict[int, tuple[int | str, ...]] = {
@@ -32,8 +32,12 @@ RESNET_STAGES: dict[int, tuple[tuple[int, int], ...]] = {  # (channels, blocks) 
     18: ((64, 2), (128, 2), (256, 2), (512, 2)),
     20: ((16, 3), (32, 3), (64, 3)),
 }
-SMALLEST_IMAGE = {"cnn": 4, "vgg": 32, "resnet": 1}  # what pooling leaves at least one pixel of
-ALLOWED_DEPTHS = {"vgg": tuple(VGG_LAYERS), "resnet": tuple(RESNET_STAGES)}
+SMALLEST_IMAGE = {"cnn": 4, "vgg": 32, "resnet": 1, "preact-resnet": 1}  # pooling leaves a pixel
+ALLOWED_DEPTHS = {
+    "vgg": tuple(VGG_LAYERS),
+    "resnet": tuple(RESNET_STAGES),
+    "preact-resnet": tuple(RESNET_STAGES),
+}
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,14 @@ class ModelConfig:
     """Which architecture to build.
 
     Attributes:
-        architecture: ``mlp``, ``cnn`` (small, for 8x8 to 32x32 images), ``vgg`` or ``resnet``.
+        architecture: ``mlp``, ``cnn`` (small, for 8x8 to 32x32 images), ``vgg``, ``resnet`` or
+            ``preact-resnet``.
         input_shape: Shape of one input, such as (1, 8, 8) or (30,).
         classes: Number of classes.
         width: Units per hidden layer of an ``mlp``; channels of the first layer of a ``cnn``;
-            a multiplier on the published channels of a ``vgg`` or ``resnet``.
-        depth: Hidden layers of an ``mlp``; 11 or 16 for ``vgg``; 18 or 20 for ``resnet``; ignored
-            by ``cnn``.
+            a multiplier on the published channels of the others.
+        depth: Hidden layers of an ``mlp`` (0: a linear classifier); 11 or 16 for ``vgg``; 18 or 20
+            for the residual networks; ignored by ``cnn``.
         norm: Normalisation after each hidden linear map.
     """
 
@@ -65,9 +70,10 @@ class ModelConfig:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}, allowed: {', '.join(allowed)}"
                 )
-        for name in ("width", "classes", "depth"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        lowest = {"width": 1, "classes": 1, "depth": 0 if self.architecture == "mlp" else 1}
+        for name, least in lowest.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         depths = ALLOWED_DEPTHS.get(self.architecture)
         if depths and self.depth not in depths:
             raise ValueError(f"{self.architecture} has depth {self.depth}, allowed: {depths}")
@@ -203,30 +209,91 @@ class BasicBlock(nn.Module):
         return F.relu(branch + self.shortcut(x))
 
 
+class PreActBlock(nn.Module):
+    """Two 3x3 convolutions, each after its normalisation and ReLU, added to the input.
+
+    Where shapes change, a 1x1 convolution of the normalised input takes the input's place.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: Norm) -> None:
+        """Build one block."""
+        super().__init__()
+        bias = norm == "none"
+        self.norm1 = norm_layer(norm, inputs, image=True)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=bias)
+        self.norm2 = norm_layer(norm, outputs, image=True)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
+        self.shortcut: nn.Module | None = None
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+        before = F.relu(self.norm1(x))
+        branch = self.conv2(F.relu(self.norm2(self.conv1(before))))
+        return branch + (x if self.shortcut is None else self.shortcut(before))
+
+
+def residual_blocks(
+    kind: type[BasicBlock] | type[PreActBlock], config: ModelConfig
+) -> tuple[nn.Sequential, int]:
+    """The blocks of a residual network, halving the image at each stage after the first.
+
+    Args:
+        kind: Which block.
+        config: Depth, width and norm.
+
+    Returns:
+        The blocks, and the number of channels that come out.
+    """
+    stages = RESNET_STAGES[config.depth]
+    channels = stages[0][0] * config.width
+    blocks = []
+    for stage, (base, count) in enumerate(stages):
+        for block in range(count):
+            stride = 2 if stage > 0 and block == 0 else 1
+            blocks.append(kind(channels, base * config.width, stride, config.norm))
+            channels = base * config.width
+    return nn.Sequential(*blocks), channels
+
+
 class ResNet(nn.Module):
     """Residual network for 32x32 images (no stem pooling): ResNet-20 or ResNet-18."""
 
     def __init__(self, config: ModelConfig) -> None:
         """Build the layers that ``config`` asks for."""
         super().__init__()
-        stages = RESNET_STAGES[config.depth]
-        channels = stages[0][0] * config.width
+        channels = RESNET_STAGES[config.depth][0][0] * config.width
         self.conv = nn.Conv2d(
             config.input_shape[0], channels, 3, padding=1, bias=config.norm == "none"
         )
         self.norm = norm_layer(config.norm, channels, image=True)
-        blocks = []
-        for stage, (base, count) in enumerate(stages):
-            for block in range(count):
-                stride = 2 if stage > 0 and block == 0 else 1
-                blocks.append(BasicBlock(channels, base * config.width, stride, config.norm))
-                channels = base * config.width
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks, channels = residual_blocks(BasicBlock, config)
         self.output = nn.Linear(channels, config.classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, C, H, W) to logits (N, classes)."""
         x = self.blocks(F.relu(self.norm(self.conv(x))))
+        return self.output(x.mean((2, 3)))
+
+
+class PreActResNet(nn.Module):
+    """Residual network whose blocks normalise first: PreAct ResNet-18 of adversarial training."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build the layers that ``config`` asks for."""
+        super().__init__()
+        channels = RESNET_STAGES[config.depth][0][0] * config.width
+        self.conv = nn.Conv2d(
+            config.input_shape[0], channels, 3, padding=1, bias=config.norm == "none"
+        )
+        self.blocks, channels = residual_blocks(PreActBlock, config)
+        self.norm = norm_layer(config.norm, channels, image=True)
+        self.output = nn.Linear(channels, config.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, H, W) to logits (N, classes)."""
+        x = F.relu(self.norm(self.blocks(self.conv(x))))
         return self.output(x.mean((2, 3)))
 
 
@@ -241,7 +308,13 @@ def build(config: ModelConfig) -> nn.Module:
 
     Taught in: book/start
     """
-    kinds: dict[str, type[nn.Module]] = {"mlp": MLP, "cnn": CNN, "vgg": VGG, "resnet": ResNet}
+    kinds: dict[str, type[nn.Module]] = {
+        "mlp": MLP,
+        "cnn": CNN,
+        "vgg": VGG,
+        "resnet": ResNet,
+        "preact-resnet": PreActResNet,
+    }
     return kinds[config.architecture](config)
 
 

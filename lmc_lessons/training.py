@@ -3,7 +3,8 @@
 Seeds are a leading axis: S networks of one architecture are one set of tensors of shape (S, ...),
 and one program trains them all. In exact mode every network is, bit for bit, what a run of its own
 would give on one thread; fast mode fuses the optimiser and agrees to rounding. A loss is any
-callable ``loss(predict, x, y) -> (S,)``, so adversarial training is a loss and not another loop.
+callable ``loss(network, x, y) -> (S,)``. The ``Network`` it is given can also be run in another
+mode or with moved weights, so adversarial training is a loss and not another loop.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,7 +23,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
@@ -38,9 +40,9 @@ from lmc_lessons.models import (
 )
 
 Predict = Callable[[Tensor], Tensor]
-Loss = Callable[[Predict, Tensor, Tensor], Tensor]
+Mode = Literal["train", "eval"]
 Optimizer = Literal["adam", "adamw", "sgd"]
-Schedule = Literal["constant", "cosine", "linear", "one-cycle"]
+Schedule = Literal["constant", "cosine", "linear", "step", "one-cycle"]
 Augmentation = Literal["none", "flip-crop"]
 Precision = Literal["float32", "bfloat16"]
 DATA_ORDER, AUGMENTATION, LABEL_NOISE = 1, 2, 3  # independent random streams of one seed
@@ -62,6 +64,7 @@ class TrainConfig:
         momentum: For ``sgd`` only.
         weight_decay: L2 penalty (``adam``, ``sgd``) or decoupled decay (``adamw``) per step.
         schedule: ``constant``, or after the warm-up down to zero by ``cosine`` or ``linear``;
+            ``step`` falls to a tenth after half and again after three quarters of all steps;
             ``one-cycle`` rises linearly for 30 % of all steps, then falls linearly to zero.
         warmup_epochs: Epochs of linear rise from zero (not for ``one-cycle``).
         label_noise: Fraction of training labels replaced by another class, in [0, 1).
@@ -155,6 +158,69 @@ class Training:
     snapshots: dict[int, Params]
 
 
+@dataclass(frozen=True)
+class Network:
+    """The S networks that are being trained, as a loss sees them.
+
+    Called on inputs of shape (S, B, ...) it gives logits of shape (S, B, classes), in train mode
+    and with a graph to the weights.
+
+    Attributes:
+        params: The trained tensors, of shape (S, ...).
+        buffers: The others, such as BatchNorm's statistics, which a run in train mode updates.
+        forward: Mode to a function of parameters with buffers, and inputs.
+        mode: ``train`` or ``eval``.
+        seeds: Whose random streams each network uses at this step.
+        step: Number of steps done before.
+    """
+
+    params: Params
+    buffers: Params
+    forward: Mapping[Mode, Callable[[Params, Tensor], Tensor]]
+    mode: Mode = "train"
+    seeds: tuple[int, ...] = ()
+    step: int = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits of every network."""
+        return self.forward[self.mode]({**self.params, **self.buffers}, x)
+
+    def detached(self, mode: Mode) -> Network:
+        """The same networks without a graph to the weights, to be attacked.
+
+        Args:
+            mode: ``eval``: BatchNorm uses its running statistics; ``train``: it uses those of the
+                batch, and updates the running ones at every call.
+        """
+        params = {name: tensor.detach() for name, tensor in self.params.items()}
+        return dataclasses.replace(self, params=params, mode=mode)
+
+    def moved(self, step: Params) -> Network:
+        """The same networks at other weights; gradients still reach the weights of this one.
+
+        Args:
+            step: What to add, by name; names that it lacks stay.
+        """
+        moved = {name: tensor + step[name] for name, tensor in self.params.items() if name in step}
+        return dataclasses.replace(self, params={**self.params, **moved})
+
+    def aside(self) -> Network:
+        """The same networks with a copy of the buffers: what runs there leaves no trace here."""
+        copies = {name: tensor.clone() for name, tensor in self.buffers.items()}
+        return dataclasses.replace(self, buffers=copies)
+
+    def streams(self, purpose: int) -> list[torch.Generator]:
+        """A random stream for each network, new at every step.
+
+        Args:
+            purpose: A number that no other use has.
+        """
+        return [generator(seed, purpose, self.step) for seed in self.seeds]
+
+
+Loss = Callable[[Network, Tensor, Tensor], Tensor]
+
+
 def cross_entropy(predict: Predict, x: Tensor, y: Tensor) -> Tensor:
     """Mean cross-entropy of each seed's batch.
 
@@ -219,7 +285,7 @@ def train(
         data: Data set; only its training part is used.
         seeds: S different seeds.
         config: How to train.
-        loss: Maps (predict, x, y) to one loss per seed.
+        loss: Maps a ``Network``, inputs (S, B, ...) and labels (S, B) to one loss per seed.
         start: Parameters of shape (S, ...) to start from instead of fresh ones; a spawned network
             then takes only order, augmentation and labels from its parent.
         spawn: For each of the S networks where it leaves the run of another seed, or None; empty:
@@ -289,12 +355,12 @@ class _Run:
         self.spawn, self.identity = spawn, identity
         born = [leaves.parent if leaves else s for s, leaves in zip(seeds, spawn, strict=True)]
         self.loss = _fast_cross_entropy if config.fast and loss is cross_entropy else loss
-        self.model = build(model_config).train().to(device)
-        names = parameter_names(self.model)
+        model = build(model_config)
+        names = parameter_names(model)
         values = start or stack([initial(model_config, seed) for seed in born])
         values = {name: tensor.to(device, copy=True) for name, tensor in values.items()}
         # Batched products give a weight's gradient transposed. Stored like that, it is not copied.
-        stored_transposed = config.fast and isinstance(self.model, MLP)
+        stored_transposed = config.fast and isinstance(model, MLP)
         self.transposed = {n for n in names if stored_transposed and values[n].dim() == 3}
         for name in self.transposed:
             values[name] = values[name].mT.contiguous()
@@ -305,15 +371,15 @@ class _Run:
         self.y = torch.stack([noisy_labels(data, config.label_noise, s) for s in born]).to(device)
         self.batch = min(config.batch_size, len(self.x))
         self.steps = len(self.x) // self.batch
-        self.predict: Predict = torch.compile(self._run) if config.compile else self._run
+        self.forward = {
+            mode: _forward(build(model_config).train(mode == "train").to(device), config.compile)
+            for mode in get_args(Mode)
+        }
 
     @property
     def params(self) -> Params:
         """The trained tensors in the architecture's own shapes (views)."""
         return {n: t.mT if n in self.transposed else t for n, t in self.leaves.items()}
-
-    def _run(self, x: Tensor) -> Tensor:
-        return predict_stacked(self.model, {**self.params, **self.buffers}, x)
 
     def epoch(self, epoch: int) -> Tensor:
         """One pass over the data; returns the mean loss per seed."""
@@ -328,7 +394,17 @@ class _Run:
             factor = schedule_factor(self.config, epoch * self.steps + step, self.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * factor
-            total += self._step(self._images(index, streams), self.y.gather(1, index))
+            owners = [
+                q if step < n else s for s, q, n in zip(self.seeds, parents, shared, strict=True)
+            ]
+            network = Network(
+                self.params,
+                self.buffers,
+                self.forward,
+                seeds=tuple(owners),
+                step=epoch * self.steps + step,
+            )
+            total += self._step(network, self._images(index, streams), self.y.gather(1, index))
         return (total / self.steps).cpu()
 
     def _sharing(self, epoch: int) -> tuple[list[int], list[int]]:
@@ -361,10 +437,10 @@ class _Run:
             x = flat.unflatten(0, x.shape[:2])
         return x
 
-    def _step(self, x: Tensor, y: Tensor) -> Tensor:
+    def _step(self, network: Network, x: Tensor, y: Tensor) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
-            losses = self.loss(self.predict, x, y)
+            losses = self.loss(network, x, y)
         losses.sum().backward()
         self.optimizer.step()
         return losses.detach().float()
@@ -420,6 +496,11 @@ class _Run:
                     kept.setdefault(int(epoch), {})[key] = tensor
         history.copy_(tensors["loss"])
         return int(meta["epochs"])
+
+
+def _forward(model: nn.Module, compiled: bool) -> Callable[[Params, Tensor], Tensor]:
+    run = partial(predict_stacked, model)
+    return torch.compile(run) if compiled else run
 
 
 def _check_fit(model_config: ModelConfig, data: Dataset, config: TrainConfig) -> None:
@@ -480,6 +561,8 @@ def schedule_factor(config: TrainConfig, step: int, steps_per_epoch: int) -> flo
         return (step + 1) / math.ceil(rise)
     if config.schedule == "constant":
         return 1.0
+    if config.schedule == "step":
+        return 0.1 ** sum(step >= share * total for share in (0.5, 0.75))
     left = (total - step) / max(1.0, total - rise)
     return (1 - math.cos(math.pi * left)) / 2 if config.schedule == "cosine" else left
 

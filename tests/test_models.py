@@ -29,6 +29,7 @@ SMALL: dict[str, ModelConfig] = {
     "cnn": ModelConfig("cnn", (2, 9, 8), 5, width=3),
     "vgg": ModelConfig("vgg", CIFAR, 5, width=1, depth=11),
     "resnet": ModelConfig("resnet", (3, 8, 8), 5, width=1, depth=20),
+    "preact-resnet": ModelConfig("preact-resnet", (3, 8, 8), 5, width=1, depth=18),
 }
 
 
@@ -73,12 +74,13 @@ def trained_alike(config: ModelConfig, count: int) -> list[Params]:
         (ModelConfig("vgg", CIFAR, 10, width=1, depth=16, norm="batch"), 14_728_266),
         (ModelConfig("resnet", CIFAR, 10, width=1, depth=20, norm="batch"), 272_474),
         (ModelConfig("resnet", CIFAR, 10, width=1, depth=18, norm="batch"), 11_173_962),
+        (ModelConfig("preact-resnet", CIFAR, 10, width=1, depth=18, norm="batch"), 11_172_170),
         (
             ModelConfig("mlp", (1, 28, 28), 10, width=512, depth=3),
             784 * 512 + 512 + 2 * (512 * 512 + 512) + 512 * 10 + 10,
         ),
     ],
-    ids=["vgg11-bn", "vgg16-bn", "resnet20", "resnet18", "mlp-3x512"],
+    ids=["vgg11-bn", "vgg16-bn", "resnet20", "resnet18", "preact-resnet18", "mlp-3x512"],
 )
 def test_parameter_counts_are_the_published_ones(config: ModelConfig, published: int) -> None:
     with torch.device("meta"):
@@ -239,10 +241,15 @@ def test_each_network_sees_its_own_inputs_only() -> None:
         ({"architecture": "vit"}, "architecture is 'vit', allowed: mlp, cnn, vgg, resnet"),
         ({"norm": "group"}, "norm is 'group', allowed: none, batch, layer"),
         ({"width": 0}, "width must be at least 1, got 0"),
-        ({"depth": 0}, "depth must be at least 1, got 0"),
+        ({"depth": -1}, "depth must be at least 0, got -1"),
+        ({"architecture": "cnn", "depth": 0}, "depth must be at least 1, got 0"),
         ({"classes": -1}, "classes must be at least 1, got -1"),
         ({"architecture": "vgg", "input_shape": CIFAR, "depth": 19}, r"allowed: \(11, 16\)"),
         ({"architecture": "resnet", "input_shape": CIFAR, "depth": 50}, r"allowed: \(18, 20\)"),
+        (
+            {"architecture": "preact-resnet", "input_shape": CIFAR, "depth": 9},
+            r"allowed: \(18, 20\)",
+        ),
         ({"architecture": "cnn", "input_shape": (30,)}, "needs images of shape"),
     ],
 )

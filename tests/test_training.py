@@ -21,6 +21,7 @@ from lmc_lessons.models import ModelConfig, Params, build, initial, predict, sta
 from lmc_lessons.training import (
     AUGMENTATION,
     DATA_ORDER,
+    Network,
     Predict,
     Spawn,
     TrainConfig,
@@ -228,6 +229,77 @@ def test_channels_last_changes_the_layout_only() -> None:
     assert largest_gap(plain.params, other.params) < 1e-5
 
 
+# --- What a loss is given -------------------------------------------------------------------------
+
+
+def networks_of(norm: Any = "batch", epochs: int = 1) -> list[Network]:
+    """Every ``Network`` that a training hands to its loss."""
+    seen = []
+
+    def loss(network: Network, x: Tensor, y: Tensor) -> Tensor:
+        seen.append(network)
+        return cross_entropy(network, x, y)
+
+    train(model(norm=norm), DATA, SEEDS, config(epochs=epochs), loss=loss)
+    return seen
+
+
+def test_a_detached_network_has_no_graph_to_the_weights_and_the_mode_asked_for() -> None:
+    network = networks_of()[0]
+    x = torch.rand(len(SEEDS), 8, 1, 8, 8)
+    before = {name: tensor.clone() for name, tensor in network.buffers.items()}
+    single = [
+        predict(build(model(norm="batch")).eval(), {**p, **b}, part)
+        for p, b, part in zip(unstack(network.params), unstack(before), x, strict=True)
+    ]
+    calm = network.detached("eval")(x)
+    assert not calm.requires_grad
+    torch.testing.assert_close(calm, torch.stack(single))
+    assert_identical(before, network.buffers)
+    network.detached("train")(x)
+    assert largest_gap(before, network.buffers) > 0  # train mode does update the statistics
+
+
+def test_what_runs_aside_leaves_no_trace() -> None:
+    network = networks_of()[0]
+    before = {name: tensor.clone() for name, tensor in network.buffers.items()}
+    x = torch.rand(len(SEEDS), 8, 1, 8, 8)
+    torch.testing.assert_close(network.aside()(x), network(x.clone()))
+    network = dataclasses.replace(network, buffers=before)
+    kept = {name: tensor.clone() for name, tensor in before.items()}
+    network.aside()(x)
+    assert_identical(kept, network.buffers)
+
+
+def test_a_moved_network_runs_elsewhere_and_sends_its_gradient_home() -> None:
+    network = networks_of("none")[0]
+    x, y = torch.rand(len(SEEDS), 8, 1, 8, 8), torch.zeros(len(SEEDS), 8, dtype=torch.long)
+    step = {"output.weight": torch.full_like(network.params["output.weight"], 0.1)}
+    there = {n: t.detach() + step.get(n, torch.tensor(0.0)) for n, t in network.params.items()}
+    there = {n: t.requires_grad_() for n, t in there.items()}
+    elsewhere = dataclasses.replace(network, params=there)
+    wanted = torch.autograd.grad(cross_entropy(elsewhere, x, y).sum(), list(there.values()))
+    found = torch.autograd.grad(
+        cross_entropy(network.moved(step), x, y).sum(), list(network.params.values())
+    )
+    for a, b in zip(wanted, found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_random_streams_depend_on_seed_step_and_purpose_alone() -> None:
+    seen = networks_of("none", epochs=2)
+    assert [network.step for network in seen] == list(range(2 * STEPS))
+    draws = {
+        (seed, network.step, purpose): float(torch.rand(1, generator=stream))
+        for network in seen
+        for purpose in (7, 8)
+        for seed, stream in zip(SEEDS, network.streams(purpose), strict=True)
+    }
+    assert len(set(draws.values())) == len(draws)
+    again = float(torch.rand(1, generator=generator(SEEDS[1], 8, 3)))
+    assert draws[SEEDS[1], 3, 8] == again
+
+
 # --- Schedules ------------------------------------------------------------------------------------
 
 
@@ -236,12 +308,13 @@ def expected_rate(schedule: str, step: int, rise: float, total: int) -> float:
     if step < rise:
         return min(1.0, (step + 1) / math.ceil(rise))
     done = (step - rise) / (total - rise)
-    down = {"constant": 1.0, "cosine": 0.5 + 0.5 * math.cos(math.pi * done)}
+    drops = sum(step >= part * total / 4 for part in (2, 3))
+    down = {"constant": 1.0, "cosine": 0.5 + 0.5 * math.cos(math.pi * done), "step": 0.1**drops}
     return down.get(schedule, 1 - done)
 
 
 @pytest.mark.parametrize("warmup", [0, 2])
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear", "step"])
 def test_schedules_follow_their_definition(schedule: Any, warmup: int) -> None:
     how = config(epochs=10, schedule=schedule, warmup_epochs=warmup)
     for step in range(40):
@@ -257,7 +330,7 @@ def test_one_cycle_rises_for_three_tenths_and_falls_to_zero() -> None:
 
 
 @pytest.mark.parametrize("warmup", [0, 0.5, 1.3, 4])
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear", "one-cycle"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear", "step", "one-cycle"])
 @pytest.mark.parametrize("epochs", [1, 7, 13])
 def test_every_schedule_rises_once_to_its_peak_and_never_again(
     epochs: int, schedule: Any, warmup: float
@@ -803,7 +876,7 @@ def test_a_diverged_epoch_is_never_saved(tmp_path: Path) -> None:
     ("changes", "expected"),
     [
         ({"optimizer": "lion"}, "optimizer is 'lion', allowed: adam, adamw, sgd"),
-        ({"schedule": "step"}, "allowed: constant, cosine, linear, one-cycle"),
+        ({"schedule": "steps"}, "allowed: constant, cosine, linear, step, one-cycle"),
         ({"augmentation": "mixup"}, "allowed: none, flip-crop"),
         ({"precision": "float16"}, "allowed: float32, bfloat16"),
         ({"epochs": -1}, "epochs must be >= 0"),

@@ -32,15 +32,20 @@ START, SQUARE, NOISE = 11, 12, 13  # independent random streams of one seed
 
 
 class ThreatModel(Protocol):
-    """A set of inputs around each input, within the box [0, 1], with three verbs.
+    """A set of inputs around each input, with three verbs.
 
     Attributes:
         epsilon: The radius.
+        bounded: Whether inputs must stay in the box [0, 1].
     """
 
     @property
     def epsilon(self) -> float:
         """The radius."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether inputs must stay in the box [0, 1]."""
 
     def project(self, x: Tensor, centre: Tensor, lead: int) -> Tensor:
         """The nearest point of the set around ``centre``."""
@@ -58,9 +63,11 @@ class LInf:
 
     Attributes:
         epsilon: The radius, at least 0.
+        bounded: False removes the box [0, 1], for data that know none and for scaling laws.
     """
 
     epsilon: float
+    bounded: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a negative radius."""
@@ -69,7 +76,9 @@ class LInf:
     def project(self, x: Tensor, centre: Tensor, lead: int) -> Tensor:
         """Clip every coordinate."""
         del lead
-        low, high = (centre - self.epsilon).clamp_min(0), (centre + self.epsilon).clamp_max(1)
+        low, high = centre - self.epsilon, centre + self.epsilon
+        if self.bounded:
+            low, high = low.clamp_min(0), high.clamp_max(1)
         return torch.minimum(torch.maximum(x, low), high)
 
     def random(self, centre: Tensor, lead: int, stream: torch.Generator) -> Tensor:
@@ -89,9 +98,11 @@ class L2:
 
     Attributes:
         epsilon: The radius, at least 0.
+        bounded: False removes the box [0, 1], for data that know none and for scaling laws.
     """
 
     epsilon: float
+    bounded: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a negative radius."""
@@ -105,7 +116,8 @@ class L2:
         step = x - centre
         length = _length(step, lead)
         shorter = self.epsilon / length.clamp_min(1e-30)
-        return (centre + step * torch.where(length > self.epsilon, shorter, 1.0)).clamp(0, 1)
+        found = centre + step * torch.where(length > self.epsilon, shorter, 1.0)
+        return found.clamp(0, 1) if self.bounded else found
 
     def random(self, centre: Tensor, lead: int, stream: torch.Generator) -> Tensor:
         """Uniform in the ball, clipped to the box."""
@@ -308,7 +320,7 @@ def fgsm(
 
     Taught in: book/robustness/adversarial-examples
     """
-    x = check_inputs(x, y)
+    x = check_inputs(x, y, threat)
     gradient, _, _ = loss_gradient(predict, x, y, loss)
     step = threat.steepest(gradient, y.dim())
     return threat.project(x + threat.epsilon * step, x, y.dim())
@@ -323,6 +335,7 @@ def pgd(
     steps: int = 10,
     step_size: float | None = None,
     loss: AttackLoss = cross_entropy,
+    start: Tensor | None = None,
     random_start: bool = True,
     keep: Keep = "last",
     seed: int = 0,
@@ -337,7 +350,8 @@ def pgd(
         steps: Number of steps.
         step_size: Length of a step; $2.5\,\epsilon / \mathrm{steps}$ by default.
         loss: What to maximise.
-        random_start: Whether to start at a random point of the threat model.
+        start: Where to start, of the inputs' shape; projected into the threat model.
+        random_start: Without a start: whether to start at a random point of the threat model.
         keep: ``last`` iterate, as in training, or the ``best`` met (one more evaluation).
         seed: Decides the start.
 
@@ -345,19 +359,25 @@ def pgd(
         Inputs in the threat model.
 
     Raises:
-        ValueError: If ``steps`` is below 1 or ``keep`` unknown; as ``fgsm`` does.
+        ValueError: If ``steps`` is below 1, ``step_size`` below 0 or ``keep`` unknown; as ``fgsm``
+            does.
 
     Source:
         madry2018towards.
 
     Taught in: book/robustness/adversarial-examples
     """
-    x = check_inputs(x, y)
+    x = check_inputs(x, y, threat)
     if steps < 1 or keep not in ("last", "best"):
         raise ValueError(f"steps must be >= 1 and keep last or best, got {steps} and {keep!r}")
+    if step_size is not None and not 0 <= step_size < math.inf:
+        raise ValueError(f"step_size must be a number >= 0, got {step_size}")
     lead = y.dim()
     size = 2.5 * threat.epsilon / steps if step_size is None else step_size
-    now = threat.random(x, lead, generator(seed, START)) if random_start else x.detach()
+    if start is not None:
+        now = threat.project(start.detach(), x, lead)
+    else:
+        now = threat.random(x, lead, generator(seed, START)) if random_start else x
     best, highest = now, torch.full(y.shape, -torch.inf, device=x.device, dtype=x.dtype)
     for _ in range(steps):
         gradient, losses, _ = loss_gradient(predict, now, y, loss)
@@ -437,7 +457,7 @@ def apgd(
 
     Taught in: book/robustness/adversarial-examples
     """
-    x = check_inputs(x, y)
+    x = check_inputs(x, y, threat)
     if steps < 1:
         raise ValueError(f"steps must be >= 1, got {steps}")
     lead = y.dim()
@@ -548,7 +568,7 @@ def square_attack(
 
     Taught in: book/robustness/adversarial-examples
     """
-    x = check_inputs(x, y)
+    x = check_inputs(x, y, threat)
     lead = y.dim()
     if not isinstance(threat, LInf):
         raise ValueError(f"square_attack needs an LInf threat model, got {type(threat).__name__}")
@@ -650,7 +670,7 @@ def evaluate(
 
     Taught in: book/robustness/adversarial-examples
     """
-    x = check_inputs(x, y)
+    x = check_inputs(x, y, threat)
     if model.training:
         raise ValueError("evaluation needs the model in eval mode, call model.eval() first")
 
@@ -748,7 +768,7 @@ def targeted_apgd(
 
     Taught in: book/robustness/adversarial-examples
     """
-    x = check_inputs(x, y)
+    x = check_inputs(x, y, threat)
     with torch.no_grad():
         logits = predict(x)
     _check_labels(logits, y)
@@ -780,7 +800,7 @@ def random_noise(
 
     Taught in: book/robustness/adversarial-examples
     """
-    x = check_inputs(x, y)
+    x = check_inputs(x, y, threat)
     if tries < 1:
         raise ValueError(f"tries must be >= 1, got {tries}")
     best, highest = x, torch.full(y.shape, -torch.inf, device=x.device, dtype=x.dtype)
@@ -791,19 +811,20 @@ def random_noise(
     return best
 
 
-def check_inputs(x: Tensor, y: Tensor) -> Tensor:
+def check_inputs(x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
     """Refuse what cannot be attacked.
 
     Args:
         x: Inputs of shape ``(*y.shape, ...)``.
         y: Labels.
+        threat: Which inputs count as near; an unbounded one allows any finite input.
 
     Returns:
         The inputs without a graph.
 
     Raises:
-        ValueError: If there are no samples, the leading axes differ, an input lies outside [0, 1],
-            or a label is negative.
+        ValueError: If there are no samples, the leading axes differ, an input lies outside [0, 1]
+            (or is not finite, where the threat model is unbounded), or a label is negative.
     """
     if y.dim() == 0:
         raise ValueError("labels need at least one axis, got a single label: use y[None], x[None]")
@@ -817,8 +838,10 @@ def check_inputs(x: Tensor, y: Tensor) -> Tensor:
         raise ValueError(f"inputs need at least one coordinate, got {tuple(x.shape)}")
     x = x.detach()
     low, high = float(x.min()), float(x.max())
-    if not (low >= 0 and high <= 1):
+    if threat.bounded and not (low >= 0 and high <= 1):
         raise ValueError(f"inputs must lie in [0, 1], got values from {low:.4g} to {high:.4g}")
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"inputs must be finite, got values from {low:.4g} to {high:.4g}")
     if int(y.min()) < 0:
         raise ValueError(f"labels must be >= 0, got {int(y.min())}")
     return x
