@@ -57,19 +57,20 @@ def mean_with_interval(
         ax.fill_between(ticks, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def averaged(pairs: int, drawn_as: str = "band") -> str:
+def averaged(count: int, drawn_as: str = "band", repeated: str = "pair") -> str:
     """The sentence of a caption that says what was averaged.
 
     Args:
-        pairs: Number of pairs of networks.
+        count: Number of repetitions.
         drawn_as: What shows the interval.
+        repeated: What was repeated, in the singular.
 
     Returns:
-        One sentence; a single pair has no interval.
+        One sentence; a single repetition has no interval.
     """
-    if pairs == 1:
-        return "One pair: no interval."
-    return f"Mean over {pairs} pairs, {drawn_as}: 95 % interval."
+    if count == 1:
+        return f"One {repeated}: no interval."
+    return f"Mean over {count} {repeated}s, {drawn_as}: 95 % interval."
 
 
 def curves_figure(
@@ -85,6 +86,7 @@ def curves_figure(
     log: bool = False,
     y_limits: tuple[float | None, float | None] = (None, None),
     legend: str = "",
+    repeated: str = "pair",
 ) -> HTML:
     """Draw a stored series: one curve per entry of its last axis but one, over its last axis.
 
@@ -94,13 +96,15 @@ def curves_figure(
         x_label: Label of the horizontal axis.
         y_label: Label of the vertical axis.
         alt: What the picture shows.
-        caption: Text under the figure; the number of pairs and the meaning of the band are added.
+        caption: Text under the figure; the number of repetitions and the meaning of the band are
+            added.
         within: Ticks that choose one entry on each of the first axes, where there are more than
             two.
         shown: Which curves, and what each is called; all by default. At most four.
         log: Whether the horizontal axis is logarithmic.
         y_limits: Ends of the vertical axis; None leaves an end to the data.
         legend: Title of the legend.
+        repeated: What was repeated, in the singular.
 
     Returns:
         A figure.
@@ -143,7 +147,9 @@ def curves_figure(
         ax.set(xlabel=x_label, ylabel=y_label, ylim=y_limits)
         if rest:
             ax.legend(title=legend or None)
-    return static_figure(fig, alt=alt, caption=f"{caption} {averaged(len(result.seeds))}")
+    return static_figure(
+        fig, alt=alt, caption=f"{caption} {averaged(len(result.seeds), repeated=repeated)}"
+    )
 
 
 def paths_figure(
