@@ -434,6 +434,7 @@ def test_training_with_length_zero_is_that_of_the_objective_bit_for_bit(
         ("random", "plain"),
         ("random", "batch"),
         ("sam", "plain"),
+        ("sam", "batch"),
     ],
 )
 def test_many_seeds_give_bit_for_bit_what_runs_of_one_seed_give(name: str, norm: str) -> None:
