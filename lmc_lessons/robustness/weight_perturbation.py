@@ -99,6 +99,8 @@ class RandomWeightPerturbation:
 class SharpnessAware:
     r"""SAM: all weights together are moved uphill by a fixed length, $v = \rho\, g / \|g\|_2$.
 
+    BatchNorm's statistics are updated once, at the moved weights.
+
     Attributes:
         objective: What to minimise.
         rho: Length of the step, at least 0.
@@ -121,7 +123,8 @@ class SharpnessAware:
         found = self.objective.inputs(network, x, y)
         slope = gradient_of(self.objective, network, x, found, y)
         squares = [lengths(g).square().flatten() for g in slope.values()]
-        length = torch.stack(squares).sum(0).sqrt().clamp_min(1e-12)  # (S,)
+        length = torch.stack(squares, -1).sum(-1).sqrt()  # (S,); this axis is summed bit for bit
+        length = length.clamp_min(torch.finfo(length.dtype).tiny)
         step = {n: self.rho * g / length.view(-1, *[1] * (g.dim() - 1)) for n, g in slope.items()}
         return self.objective.loss(network.moved(detach(step)), x, found, y)
 
@@ -160,7 +163,7 @@ def lengths(stacked: Tensor) -> Tensor:
 
 def normalised(params: Params) -> Params:
     """Each network's tensors divided by their lengths; zero stays zero."""
-    return {name: t / lengths(t).clamp_min(1e-12) for name, t in params.items()}
+    return {name: t / lengths(t).clamp_min(torch.finfo(t.dtype).tiny) for name, t in params.items()}
 
 
 def detach(params: Params) -> Params:
