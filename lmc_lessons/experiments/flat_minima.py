@@ -38,7 +38,7 @@ from lmc_lessons.models import (
     unstack,
 )
 from lmc_lessons.results import Claim, Effect, Result, Series, results_folder
-from lmc_lessons.robustness.attacks import LInf, ensemble, evaluate, pgd
+from lmc_lessons.robustness.attacks import START, LInf, ensemble, evaluate, pgd
 from lmc_lessons.robustness.objectives import TRADES, AdversarialTraining, Objective
 from lmc_lessons.robustness.sharpness import (
     RobustLoss,
@@ -54,7 +54,7 @@ from lmc_lessons.robustness.weight_perturbation import (
     RandomWeightPerturbation,
     SharpnessAware,
 )
-from lmc_lessons.training import Loss, Mode, TrainConfig, noisy_labels, train
+from lmc_lessons.training import Loss, Mode, TrainConfig, generator, noisy_labels, train
 
 LESSON = "flat-minima"
 Numbers = dict[str, Any]
@@ -194,7 +194,7 @@ class Config:
     queries: int = 0
     radius: float = 0.5
     worst_radius: float = 0.003
-    draws: int = 10
+    draws: int = 5
     landscape_with: int = 200
     landscape_steps: int = 7
     directions: int = 3
@@ -380,13 +380,15 @@ class Setting:
     model: nn.Module
     device: str
 
-    def attack(self, steps: int) -> Callable[..., Tensor]:
-        """Projected gradient descent of so many steps in the lesson's threat model."""
-        return functools.partial(pgd, threat=LInf(self.config.epsilon), steps=steps)
+    def on_test(self, steps: int, count: int | None = None) -> RobustLoss:
+        """The loss on test samples under an attack of so many steps; 0 for the clean loss.
 
-    def on_test(self, attack: Callable[..., Tensor] | None, count: int | None = None) -> RobustLoss:
-        """The loss on test samples under an attack, None for the clean loss."""
+        The attack starts at the same random point against every network.
+        """
         x, y = self.data.test_x[:count].to(self.device), self.data.test_y[:count].to(self.device)
+        threat = LInf(self.config.epsilon)
+        start = threat.random(x, 1, generator(0, START))
+        attack = functools.partial(pgd, threat=threat, steps=steps, start=start) if steps else None
         return RobustLoss(self.model, x, y, attack, self.config.together or 16)
 
 
@@ -536,7 +538,7 @@ def robust_accuracy(setting: Setting, params: Params, x: Tensor, y: Tensor) -> T
         Shape (S,), float64, on the CPU.
     """
     params = {name: t.to(setting.device) for name, t in params.items()}
-    count = len(next(iter(params.values())))
+    count, threat = len(next(iter(params.values()))), LInf(setting.config.epsilon)
 
     def logits(inputs: Tensor) -> Tensor:
         return predict_stacked(setting.model, params, inputs)
@@ -545,7 +547,7 @@ def robust_accuracy(setting: Setting, params: Params, x: Tensor, y: Tensor) -> T
     for part, labels in zip(x.split(1000), y.split(1000), strict=True):
         many = part.to(setting.device).expand(count, *part.shape)
         true = labels.to(setting.device).expand(count, *labels.shape)
-        found = setting.attack(setting.config.curve_steps)(logits, many, true)
+        found = pgd(logits, many, true, threat, steps=setting.config.curve_steps)
         with torch.no_grad():
             right.append((logits(found).argmax(-1) == true).double())
     return torch.cat(right, 1).mean(1).cpu()
@@ -621,8 +623,7 @@ def measure_network(setting: Setting, params: Params, seed: int) -> list[float]:
         One number per quantity, in the order of ``QUANTITIES``.
     """
     config, data = setting.config, setting.data
-    attack = setting.attack(config.eval_steps)
-    robust, clean = setting.on_test(attack), setting.on_test(None)
+    robust, clean = setting.on_test(config.eval_steps), setting.on_test(0)
     labels = noisy_labels(data, config.train.label_noise, seed)
     count = len(data.test_y)
     average = average_flatness(robust, params, radius=config.radius, draws=config.draws, seed=seed)
@@ -654,15 +655,9 @@ def measure_network(setting: Setting, params: Params, seed: int) -> list[float]:
 
 def accuracy_under(setting: Setting, params: Params, x: Tensor, y: Tensor) -> float:
     """Accuracy of one network under the attack by which losses are measured."""
-    steps = {"pgd": setting.attack(setting.config.eval_steps)}
-    return evaluate(
-        setting.model,
-        params,
-        x.to(setting.device),
-        y.to(setting.device),
-        LInf(setting.config.epsilon),
-        {"pgd": lambda predict, x, y, threat: steps["pgd"](predict, x, y)},
-    ).robust["pgd"]
+    attack = functools.partial(pgd, steps=setting.config.eval_steps)
+    x, y, threat = x.to(setting.device), y.to(setting.device), LInf(setting.config.epsilon)
+    return evaluate(setting.model, params, x, y, threat, {"pgd": attack}).robust["pgd"]
 
 
 def ensemble_accuracy(setting: Setting, params: Params) -> float:
@@ -714,14 +709,14 @@ def measure_landscapes(
         (networks, v, u).
     """
     config = setting.config
-    attack = setting.attack(config.landscape_steps)
-    loss = setting.on_test(attack, config.landscape_with)
+    loss = setting.on_test(config.landscape_steps, config.landscape_with)
+    assert loss.attack is not None
     found: Numbers = {"lines": [], "planes": []}
     for name in shown:
         params = networks[name]
         frozen = dataclasses.replace(
             loss,
-            x=attack(functools.partial(predict, setting.model, params), loss.x, loss.y),
+            x=loss.attack(functools.partial(predict, setting.model, params), loss.x, loss.y),
             attack=None,
         )
         ways = [filter_direction(params, seed * 100 + k) for k in range(config.directions)]
@@ -751,7 +746,7 @@ def measure_rescaled(setting: Setting, params: Params, seed: int) -> list[list[f
         Numbers of shape (factors, quantities of ``RESCALED``).
     """
     config = setting.config
-    loss = setting.on_test(setting.attack(config.eval_steps))
+    loss = setting.on_test(config.eval_steps)
     following = "hidden.1" if config.model.depth > 1 else "output"
     found = []
     for factor in config.factors:

@@ -35,7 +35,9 @@ class RobustLoss:
         x: Inputs of shape (N, ...).
         y: Labels of shape (N,).
         attack: Maps (predict, x, y) to the inputs to judge by; None judges by ``x``: the clean
-            loss, or that of a frozen attack where ``x`` holds its adversarial examples.
+            loss, or that of a frozen attack where ``x`` holds its adversarial examples. A random
+            start should be the same for all networks (``pgd(..., start=...)``): drawn anew, its
+            noise would enter every difference.
         together: Number of networks evaluated at once.
 
     Taught in: book/robustness/flat-minima
@@ -49,7 +51,7 @@ class RobustLoss:
 
     def __post_init__(self) -> None:
         """Refuse a model in train mode, no samples, or no networks at once."""
-        if self.model.training:
+        if any(module.training for module in self.model.modules()):
             raise ValueError("sharpness needs the model in eval mode, call model.eval() first")
         if len(self.x) == 0 or len(self.x) != len(self.y):
             raise ValueError(f"one label per input: got {len(self.x)} inputs, {len(self.y)} labels")
@@ -58,6 +60,8 @@ class RobustLoss:
 
     def __call__(self, networks: Sequence[Params]) -> Tensor:
         """Mean cross-entropy of each of K networks, in nats, float64, shape (K,)."""
+        if not networks:
+            raise ValueError("needs at least one network, got none")
         found = []
         for first in range(0, len(networks), self.together):
             stacked = stack(list(networks[first : first + self.together]))
@@ -354,9 +358,10 @@ def _climb(
     """One step uphill of weights and inputs, projected back."""
     step = {name: t.detach().requires_grad_() for name, t in step.items()}
     found = found.detach().requires_grad_()
-    there = {name: t + step[name] if name in step else t for name, t in centre.items()}
-    losses = per_sample(predict_stacked(model, there, found), y).mean(1)
-    *slopes, slope = torch.autograd.grad(losses.sum(), [*step.values(), found])
+    with torch.enable_grad():
+        there = {name: t + step[name] if name in step else t for name, t in centre.items()}
+        losses = per_sample(predict_stacked(model, there, found), y).mean(1)
+        *slopes, slope = torch.autograd.grad(losses.sum(), [*step.values(), found])
     with torch.no_grad():
         found = threat.project(found + threat.epsilon / 4 * threat.steepest(slope, 2), x, 2)
         new = {}
@@ -393,7 +398,7 @@ def rescale(params: Params, layer: str, following: str, factor: float) -> Params
         A new network.
 
     Raises:
-        ValueError: If a layer does not exist or the factor is not above 0.
+        ValueError: If a layer does not exist, both are the same, or the factor is not above 0.
 
     Source:
         dinh2017sharp.
@@ -404,7 +409,9 @@ def rescale(params: Params, layer: str, following: str, factor: float) -> Params
         if f"{name}.weight" not in params:
             known = sorted(n.removesuffix(".weight") for n in params if n.endswith(".weight"))
             raise ValueError(f"no layer {name!r}, allowed: {', '.join(known)}")
-    if not 0 < factor < math.inf:
-        raise ValueError(f"factor must be above 0, got {factor}")
+    if layer == following or not 0 < factor < math.inf:
+        raise ValueError(
+            f"needs two different layers and a factor above 0, got {layer}, {following}, {factor}"
+        )
     scale = {f"{layer}.weight": factor, f"{layer}.bias": factor, f"{following}.weight": 1 / factor}
     return {name: t * scale[name] if name in scale else t.clone() for name, t in params.items()}
