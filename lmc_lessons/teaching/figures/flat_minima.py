@@ -85,6 +85,7 @@ def landscapes(result: Result, seed: int = 0) -> HTML:
         limits=dict.fromkeys(grids, (bottom, top)),
         x_label="along d₁",
         y_label="along d₂",
+        path_label="from one edge (0) to the other (1)",
         alt=f"Robust test loss on a plane around three networks, in nats. {rises}.",
         caption=(
             "Each network lies in the middle of its own plane. At every point of the grid the "
@@ -213,6 +214,9 @@ def _points(ax: Axes, name: str, x: NDArray[Any], y: NDArray[Any]) -> None:
     line = {"linestyle": "", "color": colour, "marker": marker}
     ax.plot(x, y, markersize=3, alpha=0.4, **line)  # type: ignore[arg-type]
     ax.plot([x.mean()], [y.mean()], markersize=8, label=name, **line)  # type: ignore[arg-type]
+    if name[-1].isdigit():
+        size = name.split(" ")[-1]
+        ax.annotate(size, (x.mean(), y.mean()), (6, -9), textcoords="offset points", fontsize=7)
 
 
 def published_figure(models: Mapping[str, list[Any]]) -> HTML:
@@ -264,7 +268,7 @@ def methods_table(result: Result) -> HTML:
         shares = ("clean accuracy", "robust accuracy", "ensemble accuracy", "train robust accuracy")
         rows.append(
             [name]
-            + [f"{100 * mean[quantity]:.1f} %" for quantity in shares]
+            + [f"{100 * mean[quantity]:.1f}&nbsp;%" for quantity in shares]
             + [f"{mean['robust loss']:.2f}", f"{mean['average flatness']:.2f}"]
             + [f"{mean['worst flatness']:.3f}", f"{mean['top eigenvalue']:.1f}"]
         )
