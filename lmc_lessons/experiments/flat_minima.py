@@ -156,7 +156,8 @@ class Config:
         radius: Relative radius of average-case flatness.
         worst_radius: Relative radius of worst-case flatness.
         draws: Random points of the one, random starts of the other.
-        landscape_with: Test samples for landscapes.
+        measure_with: Test samples for losses and flatness; None uses all.
+        landscape_with: Test samples for landscapes and the top eigenvalue.
         landscape_steps: Steps of the attack at each of their points.
         directions: Random directions of the lines.
         grid: Points on each side of the planes; 0 leaves planes out.
@@ -195,6 +196,7 @@ class Config:
     radius: float = 0.5
     worst_radius: float = 0.003
     draws: int = 5
+    measure_with: int | None = None
     landscape_with: int = 200
     landscape_steps: int = 7
     directions: int = 3
@@ -216,7 +218,7 @@ class Config:
         for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("samples", "test"):
+        for name in ("samples", "test", "measure_with"):
             value = getattr(self, name)
             if value is not None and value < 2:
                 raise ValueError(f"{name} must be at least 2, got {value}")
@@ -275,6 +277,7 @@ _CIFAR = Config(
     every=3,
     ensemble_steps=100,
     queries=1000,
+    measure_with=1000,
     landscape_with=500,
     landscape_steps=10,
     grid=0,
@@ -623,7 +626,8 @@ def measure_network(setting: Setting, params: Params, seed: int) -> list[float]:
         One number per quantity, in the order of ``QUANTITIES``.
     """
     config, data = setting.config, setting.data
-    robust, clean = setting.on_test(config.eval_steps), setting.on_test(0)
+    robust = setting.on_test(config.eval_steps, config.measure_with)
+    clean = setting.on_test(0, config.measure_with)
     labels = noisy_labels(data, config.train.label_noise, seed)
     count = len(data.test_y)
     average = average_flatness(robust, params, radius=config.radius, draws=config.draws, seed=seed)
@@ -636,7 +640,7 @@ def measure_network(setting: Setting, params: Params, seed: int) -> list[float]:
         seed=seed,
     )
     values = {
-        "clean accuracy": score(setting.model, params, clean.x, clean.y).accuracy,
+        "clean accuracy": clean_accuracy(setting, params),
         "robust accuracy": accuracy_under(setting, params, data.test_x, data.test_y),
         "ensemble accuracy": ensemble_accuracy(setting, params),
         "train robust accuracy": accuracy_under(
@@ -651,6 +655,12 @@ def measure_network(setting: Setting, params: Params, seed: int) -> list[float]:
         "top eigenvalue": top_eigenvalue(setting, params),
     }
     return [values[quantity] for quantity in QUANTITIES]
+
+
+def clean_accuracy(setting: Setting, params: Params) -> float:
+    """Accuracy without an attack on all test samples."""
+    x, y = setting.data.test_x.to(setting.device), setting.data.test_y.to(setting.device)
+    return score(setting.model, params, x, y).accuracy
 
 
 def accuracy_under(setting: Setting, params: Params, x: Tensor, y: Tensor) -> float:
@@ -746,7 +756,7 @@ def measure_rescaled(setting: Setting, params: Params, seed: int) -> list[list[f
         Numbers of shape (factors, quantities of ``RESCALED``).
     """
     config = setting.config
-    loss = setting.on_test(config.eval_steps)
+    loss = setting.on_test(config.eval_steps, config.measure_with)
     following = "hidden.1" if config.model.depth > 1 else "output"
     found = []
     for factor in config.factors:

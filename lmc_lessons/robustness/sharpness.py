@@ -324,25 +324,37 @@ def worst_flatness(
     _check_ball(radius, restarts)
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    starts = [layer_direction(loss.model, params, seed * restarts + k) for k in range(restarts)]
     shares = torch.rand(restarts, generator=generator(seed, WORST)) * radius
-    names = sorted(movable(loss.model))
-    step = stack(
-        [
-            {name: share * start[name] for name in names}
-            for share, start in zip(shares.tolist(), starts, strict=True)
-        ]
-    )
-    x, y = (t.expand(restarts, *t.shape) for t in (loss.x, loss.y))
-    found = torch.stack(
-        [threat.random(loss.x, 1, generator(seed, WORST, k)) for k in range(restarts)]
-    )
-    centre = stack([params] * restarts)
-    for _ in range(steps):
-        step, found = _climb(loss.model, centre, step, found, x, y, threat, radius)
-    around = [combine((1.0, 1.0), (params, {**_still(params), **part})) for part in unstack(step)]
+    around = []
+    for first in range(0, restarts, loss.together):
+        chosen = range(first, min(first + loss.together, restarts))
+        around += _ascend(loss, params, threat, radius, steps, shares.tolist(), chosen, seed)
     at, *others = loss([params, *around]).tolist()
     return Flatness(max(others) - at, at, others)
+
+
+def _ascend(
+    loss: RobustLoss,
+    params: Params,
+    threat: ThreatModel,
+    radius: float,
+    steps: int,
+    shares: Sequence[float],
+    chosen: Sequence[int],
+    seed: int,
+) -> list[Params]:
+    """The networks that some of the random starts climb to."""
+    names, starts = sorted(movable(loss.model)), []
+    for k in chosen:
+        way = layer_direction(loss.model, params, seed * len(shares) + k)
+        starts.append({name: shares[k] * way[name] for name in names})
+    step, centre = stack(starts), stack([params] * len(starts))
+    x, y = (t.expand(len(starts), *t.shape) for t in (loss.x, loss.y))
+    found = torch.stack([threat.random(loss.x, 1, generator(seed, WORST, k)) for k in chosen])
+    for _ in range(steps):
+        step, found = _climb(loss.model, centre, step, found, x, y, threat, radius)
+    still = {name: torch.zeros_like(tensor) for name, tensor in params.items()}
+    return [moved(params, {**still, **part}, 1.0) for part in unstack(step)]
 
 
 def _climb(
@@ -374,10 +386,6 @@ def _climb(
 
 def _lengths(stacked: Tensor) -> Tensor:
     return stacked.flatten(1).norm(dim=1).view(-1, *[1] * (stacked.dim() - 1))
-
-
-def _still(params: Params) -> Params:
-    return {name: torch.zeros_like(tensor) for name, tensor in params.items()}
 
 
 def _check_ball(radius: float, count: int) -> None:
