@@ -244,8 +244,10 @@ _SMALL = Config(
     validation=1000,
     test=1000,
     model=ModelConfig("mlp", (1, 28, 28), 10, width=256, depth=2),
+    train=dataclasses.replace(Config().train, epochs=100),
     methods=("AT", "AWP 0.005", "AWP 0.02", "random 0.02", "decay 0.005", "TRADES"),
-    every=20,
+    epsilon=0.03,
+    every=10,
     grid=0,
 )
 _CIFAR = Config(
