@@ -36,7 +36,7 @@ from lmc_lessons.models import (
     unstack,
 )
 from lmc_lessons.results import Claim, Result, Series, dump
-from lmc_lessons.robustness.attacks import LInf, ensemble, evaluate, fgsm, pgd
+from lmc_lessons.robustness.attacks import LInf, ThreatModel, ensemble, evaluate, fgsm, pgd
 from lmc_lessons.robustness.objectives import TRADES, AdversarialTraining
 from lmc_lessons.robustness.sharpness import filter_direction, moved, rescale
 from lmc_lessons.robustness.weight_perturbation import (
@@ -690,10 +690,9 @@ def test_the_attack_of_training_is_the_one_that_was_set() -> None:
 # --- Measurements ---------------------------------------------------------------------------------
 
 
-def one_step(self: lesson.Setting, steps: int) -> Any:
+def one_step(predict: Any, x: Tensor, y: Tensor, threat: ThreatModel, **_: Any) -> Tensor:
     """An attack without chance, so that losses can be computed by hand."""
-    del steps
-    return lambda predict, x, y: fgsm(predict, x, y, LInf(self.config.epsilon))
+    return fgsm(predict, x, y, threat)
 
 
 def by_hand(setting: lesson.Setting, params: Params, x: Tensor, y: Tensor) -> float:
@@ -728,7 +727,7 @@ def test_the_curve_is_accuracy_under_the_curve_s_attack() -> None:
 def test_a_network_s_quantities_are_in_the_order_of_their_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lesson.Setting, "attack", one_step)
+    monkeypatch.setattr(lesson, "pgd", one_step)
     config = small("queries=3", "train.label_noise=0.5", "epsilon=0.02", "draws=3")
     setting = setting_of(config)
     data, threat = setting.data, LInf(config.epsilon)
@@ -754,7 +753,7 @@ def test_a_network_s_quantities_are_in_the_order_of_their_names(
     assert found["robust loss"] == pytest.approx(by_hand(setting, params, x, y), rel=1e-5)
     for quantity, where in (("average flatness", "robust"), ("clean flatness", "clean")):
         again = lesson.average_flatness(
-            setting.on_test(setting.attack(1) if where == "robust" else None),
+            setting.on_test(1 if where == "robust" else 0),
             params,
             radius=0.5,
             draws=3,
@@ -764,7 +763,7 @@ def test_a_network_s_quantities_are_in_the_order_of_their_names(
         assert again.rise == pytest.approx(np.mean(again.losses) - again.centre)
     assert found["clean flatness"] != found["average flatness"]
     worst = lesson.worst_flatness(
-        setting.on_test(setting.attack(1)), params, threat, radius=0.003, restarts=3, seed=4
+        setting.on_test(1), params, threat, radius=0.003, restarts=3, seed=4
     )
     assert found["worst flatness"] == worst.rise
 
@@ -790,7 +789,7 @@ def test_the_top_eigenvalue_is_that_of_the_whole_hessian() -> None:
 def test_landscapes_are_losses_along_filter_normalised_directions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lesson.Setting, "attack", one_step)
+    monkeypatch.setattr(lesson, "pgd", one_step)
     setting = setting_of(small("grid=3"))
     nets = {name: initial(setting.config.model, k) for k, name in enumerate("abc")}
     found = lesson.measure_landscapes(setting, nets, ["b", "c"], 7)

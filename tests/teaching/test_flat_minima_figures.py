@@ -318,7 +318,7 @@ def test_the_table_has_every_network_the_most_robust_first(methods: tuple[str, .
     assert head == ["trained by", *order]
     for name, *numbers in rows:
         wanted = [form.format(quantity(result, q, name).mean()) for q, form in order.values()]
-        assert [text.replace(" ", "") for text in numbers] == wanted
+        assert [text.replace("&nbsp;", "") for text in numbers] == wanted
 
 
 @pytest.mark.parametrize("name", FROM_RESULTS)
