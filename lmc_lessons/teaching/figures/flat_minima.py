@@ -25,7 +25,7 @@ CORRELATED = {
     "average flatness": "average-case flatness (nats)",
     "worst flatness": "worst-case flatness (nats)",
     "clean flatness": "average-case flatness of the clean loss (nats)",
-    "top eigenvalue": "top eigenvalue of the Hessian",
+    "top eigenvalue": "top eigenvalue of the Hessian of the clean loss",
 }
 FAMILIES = {
     "AT": (GREY, "o"),
