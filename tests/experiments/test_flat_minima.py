@@ -705,6 +705,19 @@ def by_hand(setting: lesson.Setting, params: Params, x: Tensor, y: Tensor) -> fl
     return float(F.cross_entropy(logits(found).double(), y))
 
 
+def listened(monkeypatch: pytest.MonkeyPatch, name: str) -> list[dict[str, Any]]:
+    """The keywords that a function of the module is called with from now on."""
+    kept: list[dict[str, Any]] = []
+    own = getattr(lesson, name)
+
+    def spy(*arguments: Any, **more: Any) -> Any:
+        kept.append(more)
+        return own(*arguments, **more)
+
+    monkeypatch.setattr(lesson, name, spy)
+    return kept
+
+
 def test_the_curve_is_accuracy_under_the_curve_s_attack() -> None:
     config = small("curve_steps=3", "epsilon=0.3")
     setting = setting_of(config)
@@ -734,7 +747,9 @@ def test_a_network_s_quantities_are_in_the_order_of_their_names(
     (params,) = unstack(
         train(config.model, data, (4,), dataclasses.replace(config.train, epochs=40)).params
     )
+    asked = listened(monkeypatch, "ensemble")
     found = dict(zip(lesson.QUANTITIES, lesson.measure_network(setting, params, 4), strict=True))
+    assert asked == [{"steps": 2, "queries": 3}]
     attack: Any = {"one step": lambda predict, x, y, threat: fgsm(predict, x, y, threat)}
 
     def accuracy(x: Tensor, y: Tensor, attacks: Any) -> float:
@@ -768,7 +783,8 @@ def test_a_network_s_quantities_are_in_the_order_of_their_names(
     assert found["worst flatness"] == worst.rise
 
 
-def test_the_top_eigenvalue_is_that_of_the_whole_hessian() -> None:
+def test_the_top_eigenvalue_is_that_of_the_whole_hessian(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = listened(monkeypatch, "top_eigenvalues")
     setting = setting_of(small("model.width=4", "landscape_with=9"))
     params = initial(setting.config.model, 2)
     names, sizes = list(params), [t.numel() for t in params.values()]
@@ -784,6 +800,7 @@ def test_the_top_eigenvalue_is_that_of_the_whole_hessian() -> None:
     assert isinstance(whole, Tensor)
     wanted = float(torch.linalg.eigvalsh(whole)[-1])
     assert lesson.top_eigenvalue(setting, params) == pytest.approx(wanted, rel=1e-3)
+    assert asked[0]["which"] == "largest", "not the largest in size, which may be negative"
 
 
 def test_landscapes_are_losses_along_filter_normalised_directions(
