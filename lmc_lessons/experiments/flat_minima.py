@@ -93,7 +93,8 @@ METHODS: dict[str, Method] = {
 }
 RUINED = ("AWP 0.1",)  # perturbed too much to learn the task: no part of any correlation
 STOPPED = "AT, stopped"
-SHOWN = (STOPPED, "AT", "AWP 0.02")  # whose landscapes are measured
+AWP = "AWP"  # in claims: the AWP of the configuration
+SHOWN = (STOPPED, "AT", AWP)  # whose landscapes are measured
 QUANTITIES = (
     "clean accuracy",
     "robust accuracy",
@@ -144,6 +145,7 @@ class Config:
         model: Architecture.
         train: How to train.
         methods: Names from ``METHODS``; AT among them.
+        awp: The AWP that claims and landscapes compare with AT.
         epsilon: Radius of the L-inf threat model, in training and in evaluation.
         attack_steps: Steps of the attack in training.
         step_size: Their length; None is 2.5 epsilon over the number of steps.
@@ -184,6 +186,7 @@ class Config:
         )
     )
     methods: tuple[str, ...] = tuple(METHODS)
+    awp: str = "AWP 0.02"
     epsilon: float = 0.1
     attack_steps: int = 7
     step_size: float | None = None
@@ -222,10 +225,18 @@ class Config:
             value = getattr(self, name)
             if value is not None and value < 2:
                 raise ValueError(f"{name} must be at least 2, got {value}")
-        if self.grid == 1 or not self.factors or min(self.factors) <= 0:
+        if self.grid == 1 or 1.0 not in self.factors or min(self.factors) <= 0:
             raise ValueError(
-                f"grid must be 0 or at least 2 and factors above 0, got {self.grid}, {self.factors}"
+                "grid must be 0 or at least 2, and factors above 0, 1 among them, got "
+                f"{self.grid}, {self.factors}"
             )
+        if not (0 < self.radius < math.inf and 0 < self.worst_radius < math.inf):
+            raise ValueError(
+                f"radius and worst_radius must be above 0, got {self.radius}, {self.worst_radius}"
+            )
+        if not self.awp.startswith("AWP") or self.awp not in METHODS:
+            known = ", ".join(name for name in METHODS if name.startswith("AWP"))
+            raise ValueError(f"awp is {self.awp!r}, allowed: {known}")
         if self.train.epochs < 1:
             raise ValueError(f"train.epochs must be at least 1, got {self.train.epochs}")
         objective_of("AT", self)  # refuses attacks that cannot be run
@@ -272,6 +283,7 @@ _CIFAR = Config(
         compile=True,
     ),
     methods=("AT", "AWP 0.01"),
+    awp="AWP 0.01",
     epsilon=8 / 255,
     attack_steps=10,
     step_size=2 / 255,
@@ -552,7 +564,8 @@ def robust_accuracy(setting: Setting, params: Params, x: Tensor, y: Tensor) -> T
     for part, labels in zip(x.split(1000), y.split(1000), strict=True):
         many = part.to(setting.device).expand(count, *part.shape)
         true = labels.to(setting.device).expand(count, *labels.shape)
-        found = pgd(logits, many, true, threat, steps=setting.config.curve_steps)
+        start = threat.random(part, 1, generator(0, START)).to(setting.device)  # one for all
+        found = pgd(logits, many, true, threat, steps=setting.config.curve_steps, start=start)
         with torch.no_grad():
             right.append((logits(found).argmax(-1) == true).double())
     return torch.cat(right, 1).mean(1).cpu()
@@ -575,7 +588,8 @@ def measure_all(
         Metrics per seed, and series.
     """
     config, names = setting.config, list(trained)
-    shown = [name for name in SHOWN if name in trained]
+    shown = [config.awp if name == AWP else name for name in SHOWN]
+    shown = [name for name in shown if name in trained]
     rows, lines, planes, scaled = [], [], [], []
     for k, seed in enumerate(config.seeds):
         networks = {name: many[k] for name, many in trained.items()}
@@ -779,15 +793,34 @@ def measure_rescaled(setting: Setting, params: Params, seed: int) -> list[list[f
 # Effects and claims
 
 
+def place(result: Result, series: Series, axis: str, name: str) -> int:
+    """Where a name stands on an axis; ``AWP`` is the one of the configuration.
+
+    Args:
+        result: The run.
+        series: One of its series.
+        axis: Name of the axis.
+        name: What to look for.
+
+    Returns:
+        An index.
+
+    Raises:
+        KeyError: If it is not there.
+    """
+    wanted = result.config.get("awp", Config.awp) if name == AWP else name
+    if wanted not in series.axes[axis]:
+        raise KeyError(f"{axis} {wanted}")
+    return series.axes[axis].index(wanted)
+
+
 def at(network: str, quantity: str) -> Effect:
     """Effect: one quantity of one network."""
 
     def effect(result: Result) -> list[float]:
         series = result.series["networks"]
-        for axis, name in (("network", network), ("quantity", quantity)):
-            if name not in series.axes[axis]:
-                raise KeyError(f"{axis} {name}")
-        row, column = series.axes["network"].index(network), QUANTITIES.index(quantity)
+        row = place(result, series, "network", network)
+        column = place(result, series, "quantity", quantity)
         return [values[row][column] for values in series.values]
 
     return effect
@@ -803,9 +836,7 @@ def stopped(method: str) -> Effect:
 
     def effect(result: Result) -> list[float]:
         series = result.series["stopped"]
-        if method not in series.axes["method"]:
-            raise KeyError(f"method {method}")
-        row = series.axes["method"].index(method)
+        row = place(result, series, "method", method)
         return [values[row][1] for values in series.values]
 
     return effect
@@ -816,9 +847,7 @@ def final(method: str) -> Effect:
 
     def effect(result: Result) -> list[float]:
         series = result.series["robust accuracy"]
-        if method not in series.axes["method"]:
-            raise KeyError(f"method {method}")
-        row = series.axes["method"].index(method)
+        row = place(result, series, "method", method)
         return [values[1][row][-1] for values in series.values]
 
     return effect
@@ -831,7 +860,7 @@ def drop(method: str) -> Effect:
 
 def drop_removed(result: Result) -> list[float]:
     """Effect: the share of adversarial training's drop that AWP does not have."""
-    ours, theirs = drop("AWP 0.02")(result), drop("AT")(result)
+    ours, theirs = drop(AWP)(result), drop("AT")(result)
     if min(theirs) <= 0:
         raise KeyError("a drop of adversarial training from every seed")
     return [1 - p / q for p, q in zip(ours, theirs, strict=True)]
@@ -847,9 +876,7 @@ def rise(network: str, attack: str) -> Effect:
 
     def effect(result: Result) -> list[float]:
         series = result.series["line"]
-        if network not in series.axes["network"]:
-            raise KeyError(f"network {network}")
-        row = series.axes["network"].index(network)
+        row = place(result, series, "network", network)
         column = series.axes["attack"].index(attack)
         middle = series.axes["position"].index(0.0)
         curves = [values[row][column] for values in series.values]
@@ -868,7 +895,10 @@ def correlation(quantity: str) -> Effect:
             raise KeyError("at least six methods")
         losses = zip(*(at(name, "robust loss")(result) for name in used), strict=True)
         sharp = zip(*(at(name, quantity)(result) for name in used), strict=True)
-        return [float(pearsonr(p, q).statistic) for p, q in zip(losses, sharp, strict=True)]
+        pairs = list(zip(losses, sharp, strict=True))
+        if any(min(len(set(p)), len(set(q))) < 2 for p, q in pairs):
+            raise KeyError(f"methods that differ in robust loss and {quantity}")
+        return [float(pearsonr(p, q).statistic) for p, q in pairs]
 
     return effect
 
@@ -881,6 +911,8 @@ def change_by_rescaling(quantity: str) -> Effect:
             raise KeyError("rescaled networks")
         series = result.series["rescaled"]
         column, one = RESCALED.index(quantity), series.axes["factor"].index(1.0)
+        if min(row[column] for values in series.values for row in values) <= 0:
+            raise KeyError(f"a {quantity} above 0 of every network")
         return [
             max(abs(math.log(row[column] / values[one][column])) for row in values)
             for values in series.values
@@ -923,9 +955,9 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "F2",
-        "AWP (0.02) ends with a higher test accuracy under attack than adversarial training.",
+        "AWP ends with a higher test accuracy under attack than adversarial training.",
         "wu2020adversarial",
-        gap(final("AWP 0.02"), final("AT")),
+        gap(final(AWP), final("AT")),
         margin=0.05,
         reason="half of the drop asked for in F1",
         unit="share",
@@ -933,7 +965,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "F3",
-        "AWP (0.02) removes more than half of the drop.",
+        "AWP removes more than half of the drop.",
         "wu2020adversarial",
         drop_removed,
         margin=0.5,
@@ -943,9 +975,9 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "F4",
-        "The best epoch of AWP (0.02) is better than the best epoch of adversarial training.",
+        "The best epoch of AWP is better than the best epoch of adversarial training.",
         "wu2020adversarial",
-        gap(stopped("AWP 0.02"), stopped("AT")),
+        gap(stopped(AWP), stopped("AT")),
         margin=0.0,
         reason="better at all",
         unit="share",
@@ -953,9 +985,9 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "F5",
-        "AWP (0.02) narrows the gap between training and test accuracy under attack.",
+        "AWP narrows the gap between training and test accuracy under attack.",
         "wu2020adversarial",
-        gap(robust_gap("AT"), robust_gap("AWP 0.02")),
+        gap(robust_gap("AT"), robust_gap(AWP)),
         margin=0.1,
         reason="about a quarter of the gap that adversarial training usually has at this scale",
         unit="share",
@@ -992,9 +1024,9 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "F9",
-        "AWP (0.02) at its last epoch is better than adversarial training stopped early.",
+        "AWP at its last epoch is better than adversarial training stopped early.",
         "wu2020adversarial",
-        gap(final("AWP 0.02"), stopped("AT")),
+        gap(final(AWP), stopped("AT")),
         margin=0.0,
         reason="better at all",
         unit="share",
@@ -1002,9 +1034,9 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "F10",
-        "Under an ensemble of attacks AWP (0.02) is still better than adversarial training.",
+        "Under an ensemble of attacks AWP is still better than adversarial training.",
         "wu2020adversarial",
-        gap(at("AWP 0.02", "ensemble accuracy"), at("AT", "ensemble accuracy")),
+        gap(at(AWP, "ensemble accuracy"), at("AT", "ensemble accuracy")),
         margin=0.05,
         reason="as F2",
         unit="share",
@@ -1012,9 +1044,9 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "L1",
-        "On filter-normalised lines the robust loss rises less around AWP (0.02) than around AT.",
+        "On filter-normalised lines the robust loss rises less around AWP than around AT.",
         "wu2020adversarial",
-        gap(rise("AT", "recomputed"), rise("AWP 0.02", "recomputed")),
+        gap(rise("AT", "recomputed"), rise(AWP, "recomputed")),
         margin=0.1,
         reason="a difference that the eye can see in the figure",
         unit="nats",

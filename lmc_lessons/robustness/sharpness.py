@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lmc_lessons.landscape import combine
-from lmc_lessons.models import ChannelLayerNorm, Params, predict_stacked, stack, unstack
+from lmc_lessons.models import (
+    ChannelLayerNorm,
+    Params,
+    parameter_names,
+    predict_stacked,
+    stack,
+    unstack,
+)
 from lmc_lessons.robustness.attacks import Predict, ThreatModel
 from lmc_lessons.training import generator
 
@@ -104,7 +111,7 @@ def filter_direction(params: Params, seed: int) -> Params:
     Taught in: book/robustness/flat-minima
     """
     stream, direction = generator(seed, FILTERS), {}
-    for name, tensor in params.items():
+    for name, tensor in sorted(params.items()):  # files give tensors back in another order
         if tensor.dim() < 2:
             direction[name] = torch.zeros_like(tensor)
             continue
@@ -134,11 +141,11 @@ def layer_direction(model: nn.Module, params: Params, seed: int) -> Params:
     Taught in: book/robustness/flat-minima
     """
     stream, moved = generator(seed, SPHERE), movable(model)
-    direction = {}
-    for name, tensor in params.items():
+    direction = {name: torch.zeros_like(tensor) for name, tensor in params.items()}
+    for name in parameter_names(model):  # the model's order: files give tensors in another
         if name not in moved:
-            direction[name] = torch.zeros_like(tensor)
             continue
+        tensor = params[name]
         noise = torch.randn(tensor.shape, generator=stream, dtype=tensor.dtype).to(tensor.device)
         direction[name] = noise * tensor.norm() / noise.norm().clamp_min(1e-12)
     return direction

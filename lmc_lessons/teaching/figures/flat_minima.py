@@ -20,7 +20,7 @@ from lmc_lessons.teaching.figures import mean_with_interval as curve
 from lmc_lessons.teaching.interactive import image_slider, plane_explorer, png, static_figure
 from lmc_lessons.teaching.tables import plain_table
 
-WORDS = {STOPPED: "trained, stopped early", "AT": "trained to the end", "AWP 0.02": "with AWP"}
+WORDS = {STOPPED: "trained, stopped early", "AT": "trained to the end"}  # else: with AWP
 CORRELATED = {
     "average flatness": "average-case flatness (nats)",
     "worst flatness": "worst-case flatness (nats)",
@@ -54,7 +54,7 @@ def landscapes(result: Result, seed: int = 0) -> HTML:
     series = result.series["plane"]
     ticks = series.axes["u"]
     grids = {
-        WORDS[name]: np.asarray(grid)
+        WORDS.get(name, "with AWP"): np.asarray(grid)
         for name, grid in zip(series.axes["network"], series.values[seed], strict=True)
     }
     middle = len(ticks) // 2
@@ -86,7 +86,7 @@ def landscapes(result: Result, seed: int = 0) -> HTML:
         x_label="along d₁",
         y_label="along d₂",
         path_label="from one edge (0) to the other (1)",
-        alt=f"Robust test loss on a plane around three networks, in nats. {rises}.",
+        alt=f"Robust test loss on planes around {len(grids)} networks, in nats. {rises}.",
         caption=(
             "Each network lies in the middle of its own plane. At every point of the grid the "
             "attack was made anew. A step of 1 moves every filter by as much as it is long."
@@ -148,7 +148,7 @@ def attack_remade(result: Result) -> HTML:
     """
     series = result.series["line"]
     positions, told = series.axes["position"], []
-    names = [name for name in ("AT", "AWP 0.02", "AWP 0.01") if name in series.axes["network"]]
+    names = [name for name in series.axes["network"] if name != STOPPED]
     with style():
         fig, axes = plt.subplots(1, len(names), figsize=(6.4, 3), sharey=True, squeeze=False)
         for ax, name in zip(axes[0], names, strict=True):
