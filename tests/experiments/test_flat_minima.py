@@ -673,7 +673,7 @@ def test_a_method_is_what_its_name_says(name: str, monkeypatch: pytest.MonkeyPat
 
 def test_every_method_is_named() -> None:
     assert set(OBJECTIVES) == set(lesson.METHODS)
-    assert {*lesson.RUINED, *lesson.SHOWN} - {lesson.STOPPED} <= set(lesson.METHODS)
+    assert {*lesson.RUINED, *lesson.SHOWN} - {lesson.STOPPED, lesson.AWP} <= set(lesson.METHODS)
     names = [lesson.stage_name(name) for name in (*lesson.METHODS, lesson.STOPPED)]
     assert len(set(names)) == len(names), "two stages would share a file"
     assert all(
@@ -918,7 +918,7 @@ def test_shrunk_presets_run(preset: str, monkeypatch: pytest.MonkeyPatch) -> Non
 def series_names(config: lesson.Config) -> tuple[list[str], list[str]]:
     """Names of the networks measured, and of those whose landscapes are."""
     networks = [lesson.STOPPED, *config.methods]
-    return networks, [name for name in lesson.SHOWN if name in networks]
+    return networks, [name for name in (lesson.STOPPED, "AT", config.awp) if name in networks]
 
 
 def test_metrics_and_stopping_points_agree_with_the_series() -> None:
@@ -1083,7 +1083,7 @@ def test_methods_that_do_not_differ_do_not_correlate() -> None:
 
 def test_the_awp_of_a_configuration_is_the_one_that_claims_compare() -> None:
     assert lesson.PRESETS["full-cifar-awp"].awp in lesson.PRESETS["full-cifar-awp"].methods
-    with pytest.raises(ValueError, match="awp is .*, allowed: AWP 0.005, AWP 0.01"):
+    with pytest.raises(ValueError, match=r"awp is .*, allowed: AWP 0\.005, AWP 0\.01"):
         lesson.Config(awp="SAM 0.05")
     result = lesson.run(small("methods=('AT', 'AWP 0.005')", "awp=AWP 0.005"))
     found = {decision.id: decision.verdict for decision in result.claims}

@@ -25,12 +25,14 @@ EPOCHS, TICKS = [10, 20, 30], [-1.0, 0.0, 1.0]
 POSITIONS = [-1.0, -0.2, 0.0, 0.2, 1.0]
 METHODS = tuple(lesson.METHODS)
 DRAWN = ["AT", "AWP 0.02", "decay 0.005", "TRADES"]
+SHOWN = (lesson.STOPPED, "AT", "AWP 0.02")
+WORDS = figures.WORDS | {"AWP 0.02": "with AWP"}
 
 
 def measured(seeds: int = 3, seed: int = 0, methods: tuple[str, ...] = METHODS) -> Result:
     """Everything that the figures read, drawn."""
     names, draw = [lesson.STOPPED, *methods], np.random.default_rng(seed).random
-    shown = [name for name in lesson.SHOWN if name in names]
+    shown = [name for name in SHOWN if name in names]
     axes: dict[str, dict[str, list[Any]]] = {
         "networks": {"network": names, "quantity": list(lesson.QUANTITIES)},
         "robust accuracy": {
@@ -169,7 +171,7 @@ def test_both_attacks_are_drawn_for_both_networks(axes: list[Any]) -> None:
     means = mean(result, "line")
     assert [ax.get_title() for ax in axes] == ["AT", "AWP 0.02"]
     for ax in axes:
-        row = lesson.SHOWN.index(ax.get_title())
+        row = SHOWN.index(ax.get_title())
         for line, values, way in zip(
             ax.get_lines(), means[row], ("recomputed", "frozen"), strict=True
         ):
@@ -186,7 +188,7 @@ def test_the_attack_s_words_are_the_right_ends() -> None:
     alt, means = words(figures.attack_remade(result))[0], mean(result, "line")
     for name in ("AT", "AWP 0.02"):
         for k, way in enumerate(("recomputed", "frozen")):
-            height = means[lesson.SHOWN.index(name), k, -1]
+            height = means[SHOWN.index(name), k, -1]
             assert f"{name}, attack {way}: {height:.2f}" in alt
 
 
@@ -194,9 +196,9 @@ def test_the_attack_s_words_are_the_right_ends() -> None:
 def test_landscapes_tell_the_plane_of_one_seed(seed: int) -> None:
     result = measured()
     alt = words(figures.landscapes(result, seed))[0]
-    for name, grid in zip(lesson.SHOWN, result.series["plane"].values[seed], strict=True):
+    for name, grid in zip(SHOWN, result.series["plane"].values[seed], strict=True):
         told = f"{grid[1][1]:.2f} at the network, {np.mean(grid):.2f} on average"
-        assert f"{figures.WORDS[name]}: {told}" in alt
+        assert f"{WORDS[name]}: {told}" in alt
 
 
 def test_landscapes_walk_through_the_middle_on_one_scale(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,13 +209,13 @@ def test_landscapes_walk_through_the_middle_on_one_scale(monkeypatch: pytest.Mon
     figures.landscapes(result)
     figures.landscapes(result, 1)
     for seed, (u, v, grids, _, _, positions, curves, more) in enumerate(shown):
-        planes = dict(zip(figures.WORDS, result.series["plane"].values[seed], strict=True))
+        planes = dict(zip(WORDS, result.series["plane"].values[seed], strict=True))
         assert (u, v, positions) == (TICKS, TICKS, [0, 0.5, 1])
-        assert list(grids) == list(figures.WORDS.values())
+        assert list(grids) == list(WORDS.values())
         for name, plane in planes.items():
-            assert_allclose(grids[figures.WORDS[name]], plane)
-            assert_allclose(curves["west to east"][figures.WORDS[name]], plane[1])
-            assert_allclose(curves["south to north"][figures.WORDS[name]], np.array(plane)[:, 1])
+            assert_allclose(grids[WORDS[name]], plane)
+            assert_allclose(curves["west to east"][WORDS[name]], plane[1])
+            assert_allclose(curves["south to north"][WORDS[name]], np.array(plane)[:, 1])
         lowest, highest = np.min(list(planes.values())), np.max(list(planes.values()))
         limits = set(more["limits"].values())
         assert limits == {(lowest, min(highest, 1.5 * np.log(10)))}
@@ -221,8 +223,8 @@ def test_landscapes_walk_through_the_middle_on_one_scale(monkeypatch: pytest.Mon
 
 def test_landscapes_of_a_run_without_awp_show_what_there_is() -> None:
     alt = words(figures.landscapes(measured(methods=("AT",))))[0]
-    assert figures.WORDS["AT"] in alt
-    assert figures.WORDS["AWP 0.02"] not in alt
+    assert WORDS["AT"] in alt
+    assert WORDS["AWP 0.02"] not in alt
 
 
 def test_correlations_show_every_network_but_ruined_and_stopped_ones(axes: list[Any]) -> None:
