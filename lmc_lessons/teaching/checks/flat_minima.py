@@ -131,7 +131,7 @@ def _check_stop(stop_early: Any) -> None:
 
 def _check_curvature(hessian_after: Any) -> None:
     """The Hessian of a network of two weights after rescaling."""
-    for w_1, w_2, x, y, c in ((1.5, 0.5, 2.0, 1.0, 2.0), (0.5, 2.0, 1.0, -1.0, 0.25)):
+    for w_1, w_2, x, y, c in ((1.5, 0.5, 2.0, 2.0, 2.0), (0.5, 2.0, 1.0, -1.0, 0.25)):
         residual = w_1 * w_2 * x - y
         mixed, squares = w_1 * w_2 * x**2, ((w_2 * x) ** 2, (w_1 * x) ** 2)
 
