@@ -326,6 +326,32 @@ def fgsm(
     return threat.project(x + threat.epsilon * step, x, y.dim())
 
 
+def step_least_likely(predict: Predict, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
+    r"""One step of full length towards the class with the smallest clean logit.
+
+    Args:
+        predict: Maps inputs to logits.
+        x: Inputs of shape ``(*y.shape, ...)``, in [0, 1].
+        y: Labels; only their shape matters.
+        threat: Which inputs count as near.
+
+    Returns:
+        Inputs in the threat model.
+
+    Raises:
+        ValueError: As ``fgsm`` does.
+
+    Source:
+        The name follows cubuk2018intriguing, "step l.l.".
+
+    Taught in: book/robustness/adversarial-examples
+    """
+    x = check_inputs(x, y, threat)
+    with torch.no_grad():
+        target = predict(x).argmin(-1)
+    return fgsm(predict, x, y, threat, lambda logits, _: -cross_entropy(logits, target))
+
+
 def pgd(
     predict: Predict,
     x: Tensor,
