@@ -455,6 +455,7 @@ def apgd(
     *,
     steps: int = 100,
     loss: AttackLoss = cross_entropy,
+    start: Tensor | None = None,
     seed: int = 0,
 ) -> Attacked:
     r"""Auto-PGD: steps with momentum whose size is halved when they no longer help.
@@ -470,7 +471,9 @@ def apgd(
         threat: Which inputs count as near.
         steps: Number of steps.
         loss: What to maximise.
-        seed: Decides the start.
+        start: Where to start, of the inputs' shape, projected into the threat model; by default a
+            random point of it.
+        seed: Decides the random start.
 
     Returns:
         The last misread input of each sample, or that of the largest loss where none was met.
@@ -487,7 +490,8 @@ def apgd(
     if steps < 1:
         raise ValueError(f"steps must be >= 1, got {steps}")
     lead = y.dim()
-    search = _Search(threat.random(x, lead, generator(seed, START)), predict, y, loss)
+    drawn = threat.random(x, lead, generator(seed, START)) if start is None else start.detach()
+    search = _Search(threat.project(drawn, x, lead), predict, y, loss)
     before = search.now
     size = torch.full_like(search.losses, 2 * threat.epsilon)
     looks, last = checkpoints(steps), 0
@@ -735,7 +739,8 @@ def ensemble(
 
     Args:
         steps: Steps of each APGD run.
-        targets: Number of wrong classes to aim at, those with the largest clean logits.
+        targets: Number of wrong classes to aim at, those with the largest clean logits; 0 leaves
+            the targeted attack out.
         queries: Evaluations of Square, which is left out where inputs are no images or the threat
             model is not ``LInf``; 0 leaves it out.
         seed: Decides all random starts.
@@ -762,7 +767,9 @@ def ensemble(
             return x
         return square_attack(predict, x, y, threat, queries=queries, seed=seed).x
 
-    found: dict[str, Attack] = {"APGD-CE": plain, "APGD-T": aimed}
+    found: dict[str, Attack] = {"APGD-CE": plain}
+    if targets:
+        found["APGD-T"] = aimed
     return found | {"Square": squares} if queries else found
 
 
@@ -803,7 +810,8 @@ def targeted_apgd(
     found = x
     for rank in range(min(targets, classes - 1)):
         loss = targeted(order[..., rank], "dlr" if classes >= 4 else "margin")
-        tried = apgd(predict, x, y, threat, steps=steps, loss=loss, seed=seed + rank)
+        start = threat.random(x, y.dim(), generator(seed, START, rank))
+        tried = apgd(predict, x, y, threat, steps=steps, loss=loss, start=start)
         found = torch.where(_wide(tried.fooled, x), tried.x, found)
     return found
 
