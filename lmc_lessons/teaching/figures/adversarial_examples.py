@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,12 +10,11 @@ import torch
 from IPython.display import HTML
 from torch import Tensor
 
-from lmc_lessons.evaluation import t_interval
 from lmc_lessons.models import Params
 from lmc_lessons.results import Result
-from lmc_lessons.robustness.attacks import LInf, Predict, loss_gradient, margin_loss
-from lmc_lessons.teaching.figures import BLUE, GREY, LOOKS, averaged, mean_with_interval, style
-from lmc_lessons.teaching.interactive import figure_html, static_figure, step_explorer
+from lmc_lessons.robustness.attacks import Predict, loss_gradient, margin_loss
+from lmc_lessons.teaching.figures import GREY, LOOKS, style
+from lmc_lessons.teaching.interactive import figure_html, static_figure
 from lmc_lessons.teaching.interactive.markup import encoded, source
 from lmc_lessons.training import generator
 
@@ -162,8 +160,13 @@ def error_figure(result: Result, attack: str = "FGSM") -> HTML:
         middle = np.exp(np.log(radii).mean())
         ends = np.asarray([radii[0], radii[-4]])
         ax.plot(ends, 0.03 * ends / middle, color=GREY, linewidth=1.2)
-        ax.annotate("slope 1", (ends[0], 0.03 * ends[0] / middle), xytext=(4, -12),
-                    textcoords="offset points", color=GREY)
+        ax.annotate(
+            "slope 1",
+            (ends[0], 0.03 * ends[0] / middle),
+            xytext=(4, -12),
+            textcoords="offset points",
+            color=GREY,
+        )
         ax.set(xscale="log", yscale="log", ylim=(2e-4, 1.2))
         ax.set(xlabel=r"radius $\epsilon$ (pixel range 1)", ylabel="share lost")
         ax.legend(fontsize=9)
@@ -174,8 +177,8 @@ def error_figure(result: Result, attack: str = "FGSM") -> HTML:
             f"exponents: {'; '.join(told) or 'none'}."
         ),
         caption=(
-            f"Share of correctly read samples lost to {attack}, without the box. Thin lines: single "
-            f"seeds; thick: geometric mean over {len(result.seeds)} seeds, where every seed has "
-            "lost some."
+            f"Share of correctly read samples lost to {attack}, without the box. Thin lines: "
+            f"single seeds; thick: geometric mean over {len(result.seeds)} seeds, where every "
+            "seed has lost some."
         ),
     )
