@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -543,8 +544,9 @@ def measure_network(family: Family, name: str, params: Params) -> dict[str, Any]
         metrics[f"gap_{j}_slope"] = [cdf_slope(part[:, j - 2]) for part in gaps]
     levels = torch.tensor(LEVELS, dtype=gaps.dtype, device=gaps.device)
     quantiles = torch.quantile(gaps[..., :2], levels, dim=1)  # (levels, S, places)
+    finite = {k: v for k, v in metrics.items() if all(map(math.isfinite, v))}
     return {
-        "metrics": metrics,
+        "metrics": finite,  # a network without gradients has a median radius of infinity
         "series": {
             "error": torch.stack([errors[title] for title in STEPPED]).movedim(2, 0).tolist(),
             "predicted": predicted.mT.tolist(),

@@ -312,10 +312,7 @@ def gradient_direction(
 
     Returns:
         Suspicious if less than half of the samples read correctly lose more margin along the
-        gradient, or if one in ten has no gradient at all.
-
-    Raises:
-        ValueError: If no sample is read correctly.
+        gradient, or if one in ten has no gradient at all; never where none is read correctly.
 
     Taught in: book/robustness/adversarial-examples
     """
@@ -323,7 +320,8 @@ def gradient_direction(
     gradient, _, logits = loss_gradient(predict, x, y, cross_entropy)
     right = logits.argmax(-1) == y
     if not bool(right.any()):
-        raise ValueError("no sample is read correctly")
+        nothing = {"better": 0.0, "zero": 0.0}
+        return Finding("direction", nothing, False, "No sample is read correctly.")
     drawn = torch.randn(x.shape, generator=generator(seed, DIRECTION), dtype=x.dtype).to(x)
     with torch.no_grad():
         along, aside = (

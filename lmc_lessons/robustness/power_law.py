@@ -250,7 +250,8 @@ def fit_power(radii: Sequence[float], errors: Sequence[float], *, low: float, hi
     inside = [(r, e) for r, e in zip(radii, errors, strict=True) if max(low, 0) < e < high]
     if len(inside) < 3:
         raise ValueError(f"{len(inside)} errors between {low:g} and {high:g}, 3 are needed")
-    return _line([math.log(r) for r, _ in inside], [math.log(e) for _, e in inside])
+    slope, height = _line([math.log(r) for r, _ in inside], [math.log(e) for _, e in inside])
+    return Fit(slope, math.exp(height), len(inside))
 
 
 def cdf_slope(values: Tensor, *, low: float = 0.002, high: float = 0.05) -> float:
@@ -274,14 +275,15 @@ def cdf_slope(values: Tensor, *, low: float = 0.002, high: float = 0.05) -> floa
     inside = (level >= low) & (level <= high) & (ordered > 0)
     if int(inside.sum()) < 3:
         raise ValueError(f"3 values between the quantiles {low:g} and {high:g} are needed")
-    return _line(ordered[inside].log().tolist(), level[inside].log().tolist()).exponent
+    return _line(ordered[inside].log().tolist(), level[inside].log().tolist())[0]
 
 
-def _line(x: list[float], y: list[float]) -> Fit:
+def _line(x: list[float], y: list[float]) -> tuple[float, float]:
+    """Slope and height at zero of the line of least squares."""
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     across = sum((a - mean_x) ** 2 for a in x)
     slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / across
-    return Fit(slope, math.exp(mean_y - slope * mean_x), len(x))
+    return slope, mean_y - slope * mean_x
 
 
 def independent_gaps(samples: int, classes: int, seed: int) -> Tensor:

@@ -242,3 +242,9 @@ def test_independent_gaps_have_the_distribution_of_spacings(place: int) -> None:
 def test_share_below_counts() -> None:
     values = torch.tensor([[0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, torch.inf]])
     assert share_below(values, [0.2, 2.5]).tolist() == [[0.25, 0.0], [1.0, 0.5]]
+
+
+def test_a_gap_that_never_gets_small_has_a_slope_all_the_same() -> None:
+    """An untrained network may say the same of every input: the slope is then steep, not lost."""
+    values = 5 + 0.001 * torch.rand(2000, generator=stream(4), dtype=torch.float64)
+    assert cdf_slope(values) > 1000
