@@ -523,7 +523,9 @@ def measure_network(family: Family, name: str, params: Params) -> dict[str, Any]
     followed = adversarial_error(predict, x, y, threats, descent)
     counts = right.sum(-1).tolist()
     curves = {title.replace(" ", "_").replace(".", ""): errors[title] for title in STEPPED}
-    metrics = exponents(config, counts, {**curves, "top_two": top_two}, config.radii)
+    if name != "untrained":  # there two classes can lead on all inputs: no window, no exponent
+        curves["top_two"] = top_two
+    metrics = exponents(config, counts, curves, config.radii)
     metrics |= exponents(config, counts, {"PGD": followed}, config.pgd_radii)
     # infinite where the sample is misread already: what is predicted is the error among the others
     reached = torch.where(right, radius, torch.inf)

@@ -8,12 +8,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import HTML
+from scipy.stats import beta
 from torch import Tensor
 
 from lmc_lessons.models import Params
 from lmc_lessons.results import Result
 from lmc_lessons.robustness.attacks import Predict, loss_gradient, margin_loss
-from lmc_lessons.teaching.figures import GREY, LOOKS, style
+from lmc_lessons.teaching.figures import GREY, LOOKS, curves_figure, style
 from lmc_lessons.teaching.interactive import figure_html, static_figure
 from lmc_lessons.teaching.interactive.markup import encoded, source
 from lmc_lessons.training import generator
@@ -182,3 +183,118 @@ def error_figure(result: Result, attack: str = "FGSM") -> HTML:
             "seed has lost some."
         ),
     )
+
+
+def local_slopes(result: Result, network: str, attack: str = "FGSM") -> list[tuple[float, float]]:
+    """The exponent between neighbouring radii, beside the error there.
+
+    Args:
+        result: A study or a full-scale run.
+        network: Which network.
+        attack: Which one-step attack.
+
+    Returns:
+        Pairs of the geometric mean of two neighbouring errors and the slope between them, where the
+        mean error over seeds is positive.
+    """
+    series = result.series["error"]
+    row, at = series.axes["network"].index(network), series.axes["attack"].index(attack)
+    errors = np.asarray(series.values)[:, row, at].mean(0)
+    radii = np.asarray(series.axes["radius"])[errors > 0]
+    errors = errors[errors > 0]
+    slopes = np.diff(np.log(errors)) / np.diff(np.log(radii))
+    return list(zip(np.sqrt(errors[1:] * errors[:-1]).tolist(), slopes.tolist(), strict=True))
+
+
+def slopes_figure(result: Result, attack: str = "FGSM", *, least: float = 1e-3) -> HTML:
+    """The exponent between neighbouring radii against the error, a curve per network.
+
+    Args:
+        result: A study or a full-scale run.
+        attack: Which one-step attack.
+        least: Smaller errors are left out: too few samples.
+
+    Returns:
+        A figure.
+
+    Taught in: book/robustness/adversarial-examples
+    """
+    names = [name for name in SHOWN if name in result.series["error"].axes["network"]]
+    with style():
+        fig, ax = plt.subplots(figsize=(6.4, 3.2))
+        told = []
+        for name, (colour, dashes, marker) in zip(names, LOOKS, strict=False):
+            points = [(e, s) for e, s in local_slopes(result, name, attack) if e > least]
+            ax.plot(
+                *zip(*points, strict=True),
+                color=colour,
+                linestyle=dashes,
+                marker=marker,
+                markersize=4,
+                label=SHOWN[name],
+            )
+            top = max(slope for _, slope in points)
+            told.append(f"{SHOWN[name]} starts at {points[0][1]:.2f} and reaches {top:.2f}")
+        ax.axhline(1, color=GREY, linewidth=1)
+        ax.set(xscale="log", xlabel="share lost", ylabel="exponent here", ylim=(0, 2))
+        ax.legend(fontsize=9)
+    return static_figure(
+        fig,
+        alt=f"Exponent between neighbouring radii against the error: {'; '.join(told)}.",
+        caption=(
+            f"Exponent of the error under {attack} between neighbouring radii, from errors "
+            f"averaged over {len(result.seeds)} seeds, against the error itself. The line is "
+            "slope 1."
+        ),
+    )
+
+
+def sweep_figure(result: Result) -> HTML:
+    """Accuracy under PGD against the radius, for the four networks of the evaluation.
+
+    Args:
+        result: A study or a full-scale run.
+
+    Returns:
+        A figure.
+
+    Taught in: book/robustness/adversarial-examples
+    """
+    series = result.series["sweep"]
+    last = np.asarray(series.values)[:, :, -1].mean(0)
+    told = ", ".join(
+        f"{VICTIM_NAMES[name]} {share:.0%}"
+        for name, share in zip(series.axes["network"], last, strict=True)
+    )
+    return curves_figure(
+        result,
+        "sweep",
+        shown=VICTIM_NAMES,
+        x_label=r"radius $\epsilon$ (pixel range 1)",
+        y_label="read under PGD",
+        y_limits=(0, 1.02),
+        log=True,
+        repeated="seed",
+        alt=f"Accuracy under PGD against the radius. With the whole box allowed: {told}.",
+        caption=(
+            "Accuracy under PGD as the radius grows to the whole box, where every image can be "
+            "turned into any other."
+        ),
+    )
+
+
+def exact_slope(classes: int, place: int, *, low: float = 0.002, high: float = 0.05) -> float:
+    """What ``cdf_slope`` gives for the gaps of endless independent uniform logits.
+
+    Args:
+        classes: Number of logits.
+        place: Which gap, from 2.
+        low: The smaller quantile's level.
+        high: The larger quantile's level.
+
+    Returns:
+        Slope of least squares over evenly spaced levels.
+    """
+    levels = np.linspace(low, high, 1000)
+    at = beta(place - 1, classes + 2 - place).ppf(levels)
+    return float(np.polyfit(np.log(at), np.log(levels), 1)[0])
