@@ -14,7 +14,7 @@ from torch import Tensor
 from lmc_lessons.models import Params
 from lmc_lessons.results import Result
 from lmc_lessons.robustness.attacks import Predict, loss_gradient, margin_loss
-from lmc_lessons.teaching.figures import GREY, LOOKS, curves_figure, style
+from lmc_lessons.teaching.figures import GREY, LOOKS, averaged, mean_with_interval, style
 from lmc_lessons.teaching.interactive import figure_html, static_figure
 from lmc_lessons.teaching.interactive.markup import encoded, source
 from lmc_lessons.training import generator
@@ -159,11 +159,11 @@ def error_figure(result: Result, attack: str = "FGSM") -> HTML:
             if title in result.metrics:
                 told.append(f"{SHOWN[name]} {result.interval(title).mean:.2f}")
         middle = np.exp(np.log(radii).mean())
-        ends = np.asarray([radii[0], radii[-4]])
-        ax.plot(ends, 0.03 * ends / middle, color=GREY, linewidth=1.2)
+        ends = np.asarray([radii[0], radii[-3]])
+        ax.plot(ends, 0.02 * ends / middle, color=GREY, linewidth=1.2)
         ax.annotate(
             "slope 1",
-            (ends[0], 0.03 * ends[0] / middle),
+            (ends[1], 0.02 * ends[1] / middle),
             xytext=(4, -12),
             textcoords="offset points",
             color=GREY,
@@ -266,19 +266,23 @@ def sweep_figure(result: Result) -> HTML:
         f"{VICTIM_NAMES[name]} {share:.0%}"
         for name, share in zip(series.axes["network"], last, strict=True)
     )
-    return curves_figure(
-        result,
-        "sweep",
-        shown=VICTIM_NAMES,
-        x_label=r"radius $\epsilon$ (pixel range 1)",
-        y_label="read under PGD",
-        y_limits=(0, 1.02),
-        log=True,
-        repeated="seed",
+    radii = series.axes["radius"]
+    with style():
+        fig, ax = plt.subplots(figsize=(6.4, 3.4))
+        for k, (name, look) in enumerate(zip(series.axes["network"], LOOKS, strict=False)):
+            curves = [seed[k] for seed in series.values]
+            mean_with_interval(ax, radii, curves, VICTIM_NAMES[name], look)
+        ax.set(xscale="log", ylim=(0, 1.02), ylabel="read under PGD")
+        ax.set_xticks(radii, [f"{radius:g}" for radius in radii])
+        ax.minorticks_off()
+        ax.set_xlabel(r"radius $\epsilon$ (pixel range 1)")
+        ax.legend(fontsize=9, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return static_figure(
+        fig,
         alt=f"Accuracy under PGD against the radius. With the whole box allowed: {told}.",
         caption=(
             "Accuracy under PGD as the radius grows to the whole box, where every image can be "
-            "turned into any other."
+            f"turned into any other. {averaged(len(result.seeds), repeated='seed')}"
         ),
     )
 
