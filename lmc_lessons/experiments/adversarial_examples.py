@@ -871,7 +871,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C1a",
         "FGSM: after any training the error grows with an exponent near 1.",
-        ABSTRACT,
+        DERIVED,
         farthest(LEARNED, "FGSM_exponent", 1.05),
         margin=0.15,
         reason="distance from 1.05 of the network farthest from it: exponents from 0.9 to 1.2",
@@ -881,7 +881,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C1b",
         "PGD: the same.",
-        ABSTRACT,
+        DERIVED,
         farthest(LEARNED, "PGD_exponent", 1.05),
         margin=0.15,
         reason="as C1a",
@@ -891,7 +891,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C1c",
         "One step to the least likely class: the same, up to an exponent of 1.4.",
-        ABSTRACT,
+        DERIVED,
         farthest(LEARNED, "step_ll_exponent", 1.15),
         margin=0.25,
         reason="distance from 1.15: exponents from 0.9 to 1.4, since it aims at a distant class",
@@ -901,7 +901,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C1d",
         "FGSM on networks before any training: the same as C1a.",
-        ABSTRACT,
+        DERIVED,
         farthest(("untrained",), "FGSM_exponent", 1.05),
         margin=0.15,
         reason="as C1a",
@@ -911,7 +911,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C2a",
         "After any training the first logit gap is below t with a share that grows like t.",
-        f"{PAPER}, Figure 4 (caption)",
+        DERIVED,
         farthest(LEARNED, "gap_2_slope", 1.0),
         margin=0.3,
         reason="distance from 1 of the network farthest from it; 2 would be 1 away",
@@ -920,7 +920,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C2b",
         "The gap to the third class: with a share that grows like t squared.",
-        f"{PAPER}, Figure 4 (caption)",
+        DERIVED,
         farthest(LEARNED, "gap_3_slope", 2.0),
         margin=0.3,
         reason="as C2a, from 2",
@@ -929,7 +929,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C2c",
         "Before any training: the first gap does as in C2a.",
-        f"{PAPER}, Figure 4 (caption)",
+        DERIVED,
         farthest(("untrained",), "gap_2_slope", 1.0),
         margin=0.3,
         reason="as C2a",
@@ -938,7 +938,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C2d",
         "Before any training: the gap to the third class does as in C2b.",
-        f"{PAPER}, Figure 4 (caption)",
+        DERIVED,
         farthest(("untrained",), "gap_3_slope", 2.0),
         margin=0.3,
         reason="as C2b",
@@ -947,7 +947,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C2e",
         "Control: independent logits give slopes near 1, 2 and 3.",
-        f"{PAPER}, Figure 4 (caption)",
+        DERIVED,
         independent_slopes,
         margin=0.3,
         reason="as C2a; the farthest of the three counts",
@@ -1014,7 +1014,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C5c",
         "And from an attack whose gradient does not depend on the scale of the logits.",
-        ABSTRACT,
+        f"this lesson, of what {ABSTRACT} says",
         difference("trained_large_gap_error", "entropy_2_large_gap_error"),
         margin=0.01,
         reason="as C5b",
@@ -1024,7 +1024,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C5d",
         "And from FGSM whose gradient is computed in double precision.",
-        ABSTRACT,
+        f"this lesson, of what {ABSTRACT} says",
         difference("trained_large_float64_error", "entropy_2_large_float64_error"),
         margin=0.01,
         reason="as C5b",
@@ -1034,7 +1034,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C5e",
         "The entropy penalty moves samples farther from the decision: the median radius grows.",
-        ABSTRACT,
+        f"this lesson, of what {ABSTRACT} says",
         ratio("entropy_2_median_radius", "trained_median_radius"),
         margin=1.05,
         reason="a twentieth; the gap alone grows by much more, and says nothing",

@@ -186,7 +186,8 @@ def margin_loss(logits: Tensor, y: Tensor) -> Tensor:
 def dlr_loss(logits: Tensor, y: Tensor) -> Tensor:
     r"""The difference-of-logits ratio, $-(z_y - \max_{k \ne y} z_k) / (z_{(1)} - z_{(3)})$.
 
-    It does not change when all logits are shifted or scaled alike.
+    It does not change when all logits are shifted or scaled alike. Equation (eq-adv-dlr) of the
+    lesson on adversarial examples.
 
     Args:
         logits: Shape (..., classes), at least 3 classes.
@@ -302,6 +303,8 @@ def fgsm(
 ) -> Tensor:
     r"""One step of full length: $x + \epsilon\, s$ with $s$ the steepest step of the threat model.
 
+    Equation (eq-adv-fgsm) of the lesson on adversarial examples.
+
     Args:
         predict: Maps inputs to logits.
         x: Inputs of shape ``(*y.shape, ...)``, in [0, 1].
@@ -367,6 +370,8 @@ def pgd(
     seed: int = 0,
 ) -> Tensor:
     r"""Projected gradient descent (here: ascent): steepest steps, projected back, again and again.
+
+    Equation (eq-adv-pgd) of the lesson on adversarial examples.
 
     Args:
         predict: Maps inputs to logits.
