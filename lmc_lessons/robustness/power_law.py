@@ -109,8 +109,8 @@ def linear_radius(predict: Predict, x: Tensor, threat: ThreatModel, *, place: in
     r"""The radius at which the leading class loses its place, if logits were linear.
 
     Over a ball of radius $\epsilon$ a linear gap falls by at most $\epsilon$ times the dual norm of
-    its gradient, so the class is caught up at $r = \Delta / \|\nabla \Delta\|_*$. Equation (eq-adv-radius) of the
-    lesson on adversarial examples.
+    its gradient, so the class is caught up at $r = \Delta / \|\nabla \Delta\|_*$. Equation
+    (eq-adv-radius) of the lesson on adversarial examples.
 
     Args:
         predict: Maps inputs (..., *shape) to logits (..., classes).
