@@ -127,8 +127,11 @@ def adversarial_loss(problem: Problem, w: Tensor) -> Tensor:
 
     Taught in: book/robustness/sharpness-adversarial-training
     """
-    penalty = problem.decay / 2 * w.square().sum(-1)
-    return F.softplus(exponents(problem, w)).mean(-1) + penalty
+    return _loss_at(problem, w, exponents(problem, w))
+
+
+def _loss_at(problem: Problem, w: Tensor, z: Tensor) -> Tensor:
+    return F.softplus(z).mean(-1) + problem.decay / 2 * w.square().sum(-1)
 
 
 def adversarial_gradient(problem: Problem, w: Tensor) -> Tensor:
@@ -146,7 +149,11 @@ def adversarial_gradient(problem: Problem, w: Tensor) -> Tensor:
 
     Taught in: book/robustness/sharpness-adversarial-training
     """
-    s = torch.sigmoid(exponents(problem, w))
+    return _gradient_at(problem, w, exponents(problem, w))
+
+
+def _gradient_at(problem: Problem, w: Tensor, z: Tensor) -> Tensor:
+    s = torch.sigmoid(z)
     pull = torch.einsum("...n,...nd->...d", s * problem.y, problem.x) / s.shape[-1]
     push = (s.mean(-1) * problem.epsilon).unsqueeze(-1) * direction(w, problem.norm)
     return push - pull + problem.decay * w
@@ -333,10 +340,11 @@ def descend(
         steps: Number of steps.
         rate: Step size.
         schedule: ``constant``, or down to zero by ``cosine``.
-        level: A weight vector stays where its loss first was at or below this; None: none stays.
+        level: A weight vector stays where its loss first was at or below this, and descent ends
+            when all stay; None: none stays.
 
     Returns:
-        The last weights, and what was seen on the way.
+        The last weights, and what was seen on the way; T is ``steps`` or where descent ended.
 
     Raises:
         ValueError: If ``steps`` or ``rate`` is not positive, the schedule is unknown, or a start is
@@ -354,7 +362,8 @@ def descend(
     w, seen = start, []
     restless = torch.zeros_like(start, dtype=torch.bool)
     for step in range(steps):
-        gradient, loss = adversarial_gradient(problem, w), adversarial_loss(problem, w)
+        z = exponents(problem, w)  # once for both
+        gradient, loss = _gradient_at(problem, w, z), _loss_at(problem, w, z)
         length = gradient.norm(dim=-1)
         if level is not None:
             gradient = torch.where((loss <= level).unsqueeze(-1), 0.0, gradient)
@@ -365,6 +374,8 @@ def descend(
         if step >= 0.9 * steps:
             restless = restless | turned
         w = moved
+        if level is not None and bool((loss <= level).all()):
+            break
     losses, gradients, flips = (torch.stack(parts, dim=-1) for parts in zip(*seen, strict=True))
     return Descent(w, losses, gradients, flips, restless)
 
