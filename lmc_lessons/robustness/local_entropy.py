@@ -23,7 +23,7 @@ def local_entropy_gradient(shift: Tensor, noise: Tensor, losses: Tensor, gamma: 
 
     The points are $\theta_0 + \xi_i$ with $\xi_i$ drawn from $\mathcal{N}(0, I/\gamma)$. Their
     weights at $\theta_0 + h$ are proportional to
-    $\exp(-L(\theta_0 + \xi_i) + \gamma\,h^\top\xi_i)$, equation (eq-entropy-gradient). What is
+    $\exp(-L(\theta_0 + \xi_i) + \gamma\,h^\top\xi_i)$, equation (eq-sharp-entropy). What is
     computed is the exact local entropy of the sampled measure, so its curvature is bounded by
     $\gamma$ too.
 

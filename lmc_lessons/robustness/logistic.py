@@ -61,7 +61,7 @@ def direction(w: Tensor, norm: Norm) -> Tensor:
         norm: What the radius bounds.
 
     Returns:
-        Shape (..., D). The attack on a sample is $-y\,\epsilon\,u$, equation (eq-best-attack).
+        Shape (..., D). The attack on a sample is $-y\,\epsilon\,u$, equation (eq-sharp-attack).
 
     Taught in: book/robustness/sharpness-adversarial-training
     """
@@ -84,7 +84,7 @@ def reach(w: Tensor, norm: Norm) -> Tensor:
 
 
 def attacked(problem: Problem, w: Tensor) -> Tensor:
-    r"""The inputs after the best attack, $x' = x - y\,\epsilon\,u$, equation (eq-best-attack).
+    r"""The inputs after the best attack, $x' = x - y\,\epsilon\,u$, equation (eq-sharp-attack).
 
     Args:
         problem: Samples and threat model.
@@ -116,7 +116,7 @@ def exponents(problem: Problem, w: Tensor) -> Tensor:
 
 
 def adversarial_loss(problem: Problem, w: Tensor) -> Tensor:
-    """Mean loss under the best attack, equation (eq-adversarial-loss), plus the penalty.
+    """Mean loss under the best attack, equation (eq-sharp-loss), plus the penalty.
 
     Args:
         problem: Samples and threat model.
@@ -160,7 +160,7 @@ def _gradient_at(problem: Problem, w: Tensor, z: Tensor) -> Tensor:
 
 
 def hessian(problem: Problem, w: Tensor, *, frozen: bool = False) -> Tensor:
-    r"""Hessian of the loss under attack, equation (eq-hessian).
+    r"""Hessian of the loss under attack, equation (eq-sharp-hessian).
 
     Args:
         problem: Samples and threat model; for ``linf`` no coordinate of w may be zero.
@@ -229,7 +229,7 @@ def samples(problem: Problem, w: Tensor) -> Sample:
 
 
 def sample_spectrum(problem: Problem, w: Tensor) -> Tensor:
-    r"""The eigenvalues of every sample's own Hessian, equation (eq-spectrum).
+    r"""The eigenvalues of every sample's own Hessian, equation (eq-sharp-spectrum).
 
     Args:
         problem: Samples and an L2 threat model; the penalty does not count here.
@@ -266,7 +266,7 @@ def sample_traces(problem: Problem, w: Tensor) -> Tensor:
 
 
 def trace_slopes(problem: Problem, w: Tensor) -> Tensor:
-    """Derivative of every sample's trace in the radius, at fixed w: equation (eq-trace-slope).
+    """Derivative of every sample's trace in the radius, at fixed w: equation (eq-sharp-slope).
 
     Args:
         problem: Samples and an L2 threat model.
@@ -287,7 +287,7 @@ def trace_slopes(problem: Problem, w: Tensor) -> Tensor:
 def critical_radius(x: Tensor, y: Tensor, norm: Norm = "l2") -> Tensor:
     r"""The radius from which on $w = 0$ is the best answer: the norm of the mean of $y\,x$.
 
-    Proposition (thm-critical): training against a larger attack gives up.
+    Proposition (thm-sharp-critical): training against a larger attack gives up.
 
     Args:
         x: Inputs of shape (..., N, D).
