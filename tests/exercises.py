@@ -21,8 +21,8 @@ class Exercise(NamedTuple):
 
 
 def exercises(lesson: str) -> list[Exercise]:
-    """The exercises of a lesson of part one, in their order."""
-    path = ROOT / "book" / "connectivity" / f"{lesson}.ipynb"
+    """The exercises of a lesson, in their order; those in prose only have no code cells."""
+    (path,) = (ROOT / "book").glob(f"*/{lesson}.ipynb")
     cells: dict[str, list[str]] = {"exercise": [], "exercise-test": [], "solution": []}
     for cell in nbformat.read(path, as_version=4).cells:
         for tag in cell.metadata.get("tags", []):

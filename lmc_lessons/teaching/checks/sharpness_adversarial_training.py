@@ -274,7 +274,7 @@ def _ratio(tops: list[float]) -> float:
 
 def _near(given: dict[float, float], expected: dict[float, float]) -> bool:
     return all(
-        abs(given[round(d, 9)] - value) <= 0.02 * abs(value) for d, value in expected.items()
+        abs(given[round(d, 9)] - value) <= 0.003 * abs(value) for d, value in expected.items()
     )
 
 
