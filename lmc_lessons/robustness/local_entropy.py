@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 def local_entropy_gradient(shift: Tensor, noise: Tensor, losses: Tensor, gamma: float) -> Tensor:
-    r"""Gradient of the local entropy at $\theta_0 + $ shift, from one set of sampled points.
+    r"""Gradient of the local entropy at $\theta_0 + h$, from one set of sampled points.
 
     The points are $\theta_0 + \xi_i$ with $\xi_i$ drawn from $\mathcal{N}(0, I/\gamma)$. Their
     weights at $\theta_0 + h$ are proportional to
