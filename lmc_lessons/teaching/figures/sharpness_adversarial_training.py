@@ -22,9 +22,10 @@ from lmc_lessons.robustness.logistic import (
     descend,
     direction,
     hessian,
+    samples,
 )
 from lmc_lessons.teaching.figures import LOOKS, averaged, mean_with_interval, style
-from lmc_lessons.teaching.interactive import figure_html, static_figure
+from lmc_lessons.teaching.interactive import figure_html, static_figure, step_explorer
 
 COLUMNS = (("top eigenvalue", ""), ("rise", "nats"), ("length of w", ""), ("loss", "nats"))
 
@@ -153,6 +154,56 @@ def sharpness_rows(problem: Problem, w: Tensor, losses: NDArray[np.float64]) -> 
     rise = (losses[:, 0] + losses[:, -1]) / 2 - base
     columns = (top.numpy(), rise, w.norm(dim=-1).numpy(), base)
     return [[float(column[k]) for column in columns] for k in range(len(w))]
+
+
+FLOOR = -5.0  # eigenvalues below 10 to this power are drawn there
+
+
+def spectrum_figure(problem: Problem, w: Tensor, fractions: Sequence[float]) -> HTML:
+    """All eigenvalues of the Hessian for every radius, with the attack following and frozen.
+
+    Args:
+        problem: One task, attacked with F radii.
+        w: Weights trained against each, shape (F, D).
+        fractions: The radii as shares of the critical one.
+
+    Returns:
+        An interactive figure.
+
+    Taught in: book/robustness/sharpness-adversarial-training
+    """
+    frames = {}
+    for name, frozen in (("attack follows", False), ("attack frozen", True)):
+        values = torch.linalg.eigvalsh(hessian(problem, w, frozen=frozen)).flip(-1)
+        frames[name] = values.clamp_min(10**FLOOR).log10().numpy()
+    lift = (samples(problem, w).lift.mean(-1)).clamp_min(10**FLOOR).log10().numpy()
+    middle = w.shape[-1] // 2
+    at = len(fractions) // 2
+    return step_explorer(
+        range(1, w.shape[-1] + 1),
+        frames,
+        [f"{share:.1f} of the critical radius" for share in fractions],
+        {
+            "attack follows: top eigenvalue": frames["attack follows"][:, 0],
+            "attack frozen: top eigenvalue": frames["attack frozen"][:, 0],
+            "mean lift": lift,
+        },
+        x_label="rank of the eigenvalue",
+        y_label="eigenvalue, as a power of ten",
+        step_label="radius",
+        start=at,
+        alt=(
+            f"Eigenvalues by rank. Without attack the one at rank {middle} is 10 to the power "
+            f"{frames['attack follows'][0, middle - 1]:.1f}. At {fractions[at]:.1f} of the "
+            f"critical radius it is {frames['attack follows'][at, middle - 1]:.1f} if the attack "
+            f"follows, {frames['attack frozen'][at, middle - 1]:.1f} if it is frozen."
+        ),
+        caption=(
+            "All eigenvalues of the Hessian at the trained weights, in powers of ten (smaller "
+            f"ones are drawn at {FLOOR:.0f}). Where the attack follows the weights, the whole "
+            "tail is lifted to the mean of s ε / |w|."
+        ),
+    )
 
 
 # Figures of stored results
@@ -410,9 +461,12 @@ def network_figure(result: Result) -> HTML:
                 mean_with_interval(ax, radii, list(rows), words, look)
                 said = ", ".join(f"{mean:.2g}" for mean in rows.mean(0))
                 told.append(f"{quantity}: {said}")
-            ax.set(title=title, xlabel="radius", ylim=(0, 1.3 * ax.get_ylim()[1]))
+            share = title == "accuracy"
+            ax.set(
+                title=title, xlabel="radius", ylim=(0, 1.05 if share else 1.3 * ax.get_ylim()[1])
+            )
             if len(curves) > 1:
-                ax.legend(fontsize=8, loc="upper right")
+                ax.legend(fontsize=8, loc="lower left" if share else "upper right")
     return static_figure(
         fig,
         alt=f"Networks by the radius of their training. {'; '.join(told)}.",

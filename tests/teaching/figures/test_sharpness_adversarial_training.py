@@ -21,6 +21,7 @@ from lmc_lessons.robustness.logistic import (
     adversarial_gradient,
     adversarial_loss,
     critical_radius,
+    hessian,
 )
 from lmc_lessons.teaching.figures import sharpness_adversarial_training as figures
 
@@ -124,3 +125,17 @@ def test_the_clouds_are_trained_against_every_radius() -> None:
     assert float(adversarial_gradient(problem, w).norm()) < 1e-2
     assert last["loss"][20] == pytest.approx(loss, abs=1e-4)
     assert top > data["steps"][0]["row"][0]
+
+
+def test_the_spectrum_is_that_of_the_hessian() -> None:
+    stream = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 9, 4, generator=stream, dtype=torch.float64)
+    y = torch.where(torch.arange(9) % 2 == 0, 1.0, -1.0).double()[None]
+    w = torch.randn(2, 4, generator=stream, dtype=torch.float64)
+    problem = Problem(x, y, torch.tensor([0.0, 0.5], dtype=torch.float64))
+    data = payload(figures.spectrum_figure(problem, w, [0.0, 0.3]))
+    for curve, frozen in zip(data["curves"], (False, True), strict=True):
+        exact = torch.linalg.eigvalsh(hessian(problem, w, frozen=frozen)).flip(-1)
+        expected = exact.clamp_min(1e-5).log10()
+        assert torch.allclose(torch.tensor(curve["y"], dtype=torch.float64), expected, atol=1e-3)
+    assert data["series"][2]["y"][0] == -5, "without an attack nothing is lifted"
