@@ -173,7 +173,7 @@ def test_at_the_critical_radius_zero_becomes_the_best_answer(norm: Any) -> None:
 @both
 def test_projected_gradient_ascent_finds_the_same_loss(norm: Any) -> None:
     problem, w = drawn(10, norm=norm)
-    threats = {"l2": L2, "linf": LInf}
+    threats: dict[str, Any] = {"l2": L2, "linf": LInf}
     threat = threats[norm](float(problem.epsilon), bounded=False)
 
     def predict(x: Tensor) -> Tensor:

@@ -182,15 +182,14 @@ def spectrum_figure(problem: Problem, w: Tensor, fractions: Sequence[float]) -> 
     return step_explorer(
         range(1, w.shape[-1] + 1),
         frames,
-        [f"{share:.1f} of the critical radius" for share in fractions],
+        [f"{share:.1f}" for share in fractions],
         {
-            "attack follows: top eigenvalue": frames["attack follows"][:, 0],
-            "attack frozen: top eigenvalue": frames["attack frozen"][:, 0],
+            "top eigenvalue": frames["attack follows"][:, 0],
             "mean lift": lift,
         },
         x_label="rank of the eigenvalue",
         y_label="eigenvalue, as a power of ten",
-        step_label="radius",
+        step_label="radius / critical radius",
         start=at,
         alt=(
             f"Eigenvalues by rank. Without attack the one at rank {middle} is 10 to the power "
@@ -201,7 +200,7 @@ def spectrum_figure(problem: Problem, w: Tensor, fractions: Sequence[float]) -> 
         caption=(
             "All eigenvalues of the Hessian at the trained weights, in powers of ten (smaller "
             f"ones are drawn at {FLOOR:.0f}). Where the attack follows the weights, the whole "
-            "tail is lifted to the mean of s ε / |w|."
+            "tail is lifted to the mean of s ε / |w|, the mean lift."
         ),
     )
 

@@ -104,7 +104,11 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("attack", lambda x, y, w, e: x - y[:, None] * e * w / (w @ w), "not by its square"),
     ("attack", lambda x, y, w, e: (x - e * w)[0], "shape (4,), expected (6, 4)"),
     ("attack", lambda x, y, w, e: x, "right shape, wrong values"),
-    ("hessian", lambda *a: bent(*a, whole, lambda s, u, m: 0 * m), "frozen attack"),
+    (
+        "hessian",
+        lambda x, y, w, e: bent(x, y, w, e, whole, lambda s, u, m: 0 * m),
+        "frozen attack",
+    ),
     (
         "hessian",
         lambda x, y, w, e: bent(x, y, w, e, whole, lambda s, u, m: s * e * m),
