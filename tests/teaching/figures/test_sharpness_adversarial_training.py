@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -139,3 +140,29 @@ def test_the_spectrum_is_that_of_the_hessian() -> None:
         expected = exact.clamp_min(1e-5).log10()
         assert torch.allclose(torch.tensor(curve["y"], dtype=torch.float64), expected, atol=1e-3)
     assert data["series"][1]["y"][0] == -5, "without an attack nothing is lifted"
+
+
+@pytest.mark.parametrize("width", [1000, 390])
+def test_the_slider_moves_points_curve_and_numbers(
+    browser: Any, tmp_path: Path, width: int
+) -> None:
+    figure = figures.clouds_figure(*figures.two_clouds(8), steps=4)
+    data, errors = payload(figure), []
+    file = tmp_path / "page.html"
+    file.write_text(f'<!doctype html><meta charset="utf-8"><body>{figure.data}', encoding="utf-8")
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(file.as_uri())
+    slider = page.locator("input[type=range]")
+    slider.wait_for()
+    assert page.locator(".lmc-chart").first.locator("line.lmc-rule").count() == 2
+    slider.press("End")
+    shown = page.locator("tbody tr").nth(1).locator("td").all()
+    assert [float(cell.get_attribute("data-value")) for cell in shown] == data["steps"][-1]["row"]
+    before = page.locator(".lmc-chart").first.inner_html()
+    slider.press("Home")
+    assert page.locator(".lmc-chart").first.inner_html() != before
+    assert page.locator(".lmc-chart").first.locator("line.lmc-rule").count() == 0
+    assert page.evaluate("document.scrollingElement.scrollWidth - innerWidth") <= 0
+    assert errors == []
+    page.close()
