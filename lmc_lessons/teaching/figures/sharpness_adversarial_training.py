@@ -72,36 +72,8 @@ def clouds_figure(x: Tensor, y: Tensor, *, steps: int = 17, largest: float = 0.8
     problem = Problem(x[None], y[None], radius * shares)
     start = torch.tensor([0.1, 0.1], dtype=torch.float64).expand(steps, 2).clone()
     w = descend(problem, start, 3000, 0.5).w
-    alpha = torch.linspace(-1, 1, 41, dtype=torch.float64)
-    losses = mean_landscape(problem, w, alpha)
-    rows = sharpness_rows(problem, w, losses)
-    way, size = direction(w, "l2"), float(x.abs().max()) * 1.08
-    payload = {
-        "points": np.round(x.numpy(), 4).tolist(),
-        "classes": [int(sign < 0) for sign in y],
-        "classNames": ["one class", "the other"],
-        "span": [-size, size],
-        "stepLabel": "radius of the attack",
-        "labels": [
-            f"{e:.2f}, {s:.0%} of the critical one"
-            for e, s in zip(problem.epsilon, shares, strict=True)
-        ],
-        "start": steps // 2,
-        "alpha": alpha.tolist(),
-        "alphaLabel": "step, in lengths of w",
-        "lossLabel": "loss, mean over all directions",
-        "names": ["without attack", "this radius"],
-        "columns": [{"title": title, "unit": unit} for title, unit in COLUMNS],
-        "steps": [
-            {
-                "epsilon": float(problem.epsilon[k]),
-                "way": way[k].tolist(),
-                "loss": [float(f"{v:.5g}") for v in losses[k]],
-                "row": [float(f"{v:.5g}") for v in rows[k]],
-            }
-            for k in range(steps)
-        ],
-    }
+    payload = clouds_payload(problem, w, shares)
+    rows = [step["row"] for step in payload["steps"]]
     at = int(np.argmax([row[1] for row in rows]))
     return figure_html(
         "attack",
@@ -124,6 +96,51 @@ def clouds_figure(x: Tensor, y: Tensor, *, steps: int = 17, largest: float = 0.8
             "radius."
         ),
     )
+
+
+def clouds_payload(problem: Problem, w: Tensor, shares: Tensor) -> dict[str, Any]:
+    """What the first figure draws: points, and for every radius a line, a landscape and numbers.
+
+    Args:
+        problem: Samples in the plane, attacked with F radii.
+        w: Weights trained against each, shape (F, 2).
+        shares: The radii as shares of the critical one.
+
+    Returns:
+        Plain data.
+    """
+    x, y = problem.x[0], problem.y[0]
+    alpha = torch.linspace(-1, 1, 41, dtype=torch.float64)
+    losses = mean_landscape(problem, w, alpha)
+    rows = sharpness_rows(problem, w, losses)
+    way, size = direction(w, "l2"), float(x.abs().max()) * 1.08
+    radii = problem.epsilon.tolist()
+    return {
+        "points": np.round(x.numpy(), 4).tolist(),
+        "classes": [int(sign < 0) for sign in y],
+        "classNames": ["one class", "the other"],
+        "span": [-size, size],
+        "stepLabel": "radius of the attack",
+        "labels": [
+            f"{radius:.2f}, {share:.0%} of the critical one"
+            for radius, share in zip(radii, shares, strict=True)
+        ],
+        "start": len(radii) // 2,
+        "alpha": alpha.tolist(),
+        "alphaLabel": "step, in lengths of w",
+        "lossLabel": "loss, mean over all directions",
+        "names": ["without attack", "this radius"],
+        "columns": [{"title": title, "unit": unit} for title, unit in COLUMNS],
+        "steps": [
+            {
+                "epsilon": radius,
+                "way": way[k].tolist(),
+                "loss": [float(f"{v:.5g}") for v in losses[k]],
+                "row": [float(f"{v:.5g}") for v in rows[k]],
+            }
+            for k, radius in enumerate(radii)
+        ],
+    }
 
 
 def mean_landscape(problem: Problem, w: Tensor, alpha: Tensor) -> NDArray[np.float64]:
