@@ -250,6 +250,7 @@ def optima_figure(result: Result) -> HTML:
         KeyError: If logistic regression was not measured.
     """
     fractions = result.series["optima"].axes["fraction"]
+    level = f"{result.config['level']:g} nats" if "level" in result.config else "the same"
     told = []
     with style():
         fig, pair = plt.subplots(1, 2, figsize=(6.4, 3.0), sharex=True)
@@ -268,7 +269,7 @@ def optima_figure(result: Result) -> HTML:
         alt=f"Sharpness against the radius. {'; '.join(told)}.",
         caption=(
             "Sharpness at the weights that training finds: after equal steps, at the minimum with "
-            "weight decay, and where the loss first is 0.4 nats (as far as every task gets "
+            f"weight decay, and where the loss first is {level} (as far as every task gets "
             f"there). Logarithmic scale, geometric means. {tasks(result)}"
         ),
     )
