@@ -21,7 +21,7 @@ class Exercise(NamedTuple):
 
 
 def exercises(lesson: str) -> list[Exercise]:
-    """The exercises of a lesson, in their order."""
+    """The exercises of a lesson, in their order; those in prose only have no code cells."""
     (path,) = (ROOT / "book").glob(f"*/{lesson}.ipynb")
     cells: dict[str, list[str]] = {"exercise": [], "exercise-test": [], "solution": []}
     for cell in nbformat.read(path, as_version=4).cells:
