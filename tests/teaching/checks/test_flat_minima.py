@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exercises import attempt, exercises, known_messages
+from exercises import check_mistakes, check_solutions, check_stubs, exercises, known_messages
 from scipy.stats import kendalltau, pearsonr, spearmanr
 from torch import Tensor
 
@@ -330,13 +330,7 @@ def test_another_right_answer_passes(exercise: str, answer: Any) -> None:
 
 
 def test_every_exercise_has_three_mistakes_with_messages_of_their_own() -> None:
-    by_exercise: dict[str, set[str]] = {}
-    for exercise, _, message in MISTAKES:
-        by_exercise.setdefault(exercise, set()).add(message)
-    assert all(len(messages) >= 3 for messages in by_exercise.values())
-    names = [e.name for e in exercises(LESSON)]
-    assert {*by_exercise, "gamma"} == set(names)
-    assert len(names) == 6
+    check_mistakes(LESSON, MISTAKES, ["gamma"])
 
 
 def test_every_message_is_one_that_a_mistake_gets(
@@ -362,21 +356,13 @@ def trained_already(*_: Any, **__: Any) -> Any:
 def test_the_lesson_s_solutions_pass(
     scope: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for exercise in exercises(LESSON):
-        attempt(exercise, scope, solve=True)
-        assert capsys.readouterr().out.count(f"{exercise.name}: correct\n") == 2
+    check_solutions(LESSON, scope, capsys)
 
 
 def test_an_unfilled_stub_is_not_attempted(
     scope: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for exercise in exercises(LESSON):
-        with pytest.raises(Wrong, match=f"^{exercise.name}: not attempted$"):
-            attempt(exercise, scope, solve=False)
-    monkeypatch.delenv(STRICT)
-    for exercise in exercises(LESSON):
-        attempt(exercise, scope, solve=False)
-        assert capsys.readouterr().out == f"{exercise.name}: not attempted\n"
+    check_stubs(LESSON, scope, monkeypatch, capsys)
 
 
 def test_a_mistake_is_printed_unless_strict(

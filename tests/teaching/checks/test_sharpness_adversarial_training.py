@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from exercises import attempt, exercises, known_messages
+from exercises import check_messages, check_mistakes, check_solutions, check_stubs
 from torch import Tensor
 
 from lmc_lessons import datasets
@@ -218,38 +218,26 @@ def test_mistakes_are_named(exercise: str, mistake: Any, message: str) -> None:
         check(exercise, mistake)
 
 
+def test_every_exercise_has_three_mistakes_with_messages_of_their_own() -> None:
+    check_mistakes(LESSON, MISTAKES, ["decays"])
+
+
 def test_every_message_is_one_that_a_mistake_gets(
     scope: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts = [text for _, _, text in MISTAKES]
-    known = known_messages(lesson, LESSON, scope, monkeypatch)
-    assert [m for m in known if not any(text in m for text in texts)] == []
-
-
-def coded() -> list[Any]:
-    found = exercises(LESSON)
-    assert len(found) == 6, "the exercise in prose has no cell to run"
-    return found
+    check_messages(lesson, LESSON, scope, monkeypatch, MISTAKES)
 
 
 def test_the_lesson_s_solutions_pass(
     scope: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for exercise in coded():
-        attempt(exercise, scope, solve=True)
-        assert capsys.readouterr().out.count(f"{exercise.name}: correct\n") == 2
+    check_solutions(LESSON, scope, capsys)
 
 
 def test_an_unfilled_stub_is_not_attempted(
     scope: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for exercise in coded():
-        with pytest.raises(Wrong, match=f"^{exercise.name}: not attempted$"):
-            attempt(exercise, scope, solve=False)
-    monkeypatch.delenv(STRICT)
-    for exercise in coded():
-        attempt(exercise, scope, solve=False)
-        assert capsys.readouterr().out == f"{exercise.name}: not attempted\n"
+    check_stubs(LESSON, scope, monkeypatch, capsys)
 
 
 def tops(t: Task, **settings: Any) -> dict[float, float]:
