@@ -1330,7 +1330,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "Y7b",
         "So has the rise along filter-normalised directions (attack recomputed).",
-        f"{YAMADA}, abstract (there ResNet-18)",
+        f"{HERE}; direction as in {YAMADA}, abstract",
         log_ratio("network_rise_attacked", "network_rise_clean"),
         margin=round(math.log(1.5), 3),
         reason="as in Y7a",
@@ -1440,7 +1440,7 @@ CLAIMS: tuple[Claim, ...] = (
         "K6b",
         "Entropy-SGD brings its gradient down more than 3 times as far as gradient descent with a "
         "constant step does.",
-        f"{KANAI}, abstract",
+        f"{HERE}; local entropy as in {KANAI}, abstract",
         entropy_advantage,
         margin=0.5,
         reason="half an order of magnitude; both relative to the first gradient",
