@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -35,6 +35,40 @@ def synthetic(lesson: str, measured: dict[str, Any], seeds: int) -> Result:
         metrics={n: m for n, m in measured.items() if not isinstance(m, Series)},
         series={n: m for n, m in measured.items() if isinstance(m, Series)},
     )
+
+
+def check_claims(lesson: Any, cases: Mapping[str, tuple[Any, Any]], seeds: int) -> None:
+    """Every claim holds on its first synthetic run, fails on its second, is open on an empty one.
+
+    Args:
+        lesson: The experiment's module.
+        cases: Claim to what a run measured in which it holds, and in which it fails.
+        seeds: Number of seeds of those runs.
+    """
+    claims = {claim.id: claim for claim in lesson.CLAIMS}
+    assert set(cases) == set(claims), "every claim needs a case"
+    assert len(claims) == len(lesson.CLAIMS), "two claims have one id"
+    for name, (holds, fails) in cases.items():
+        for measured, wanted in ((holds, "holds"), (fails, "fails"), ({}, "not-measured")):
+            found = claims[name].decide(synthetic(lesson.LESSON, measured, seeds))
+            assert found.verdict == wanted, (wanted, found)
+
+
+def check_controls(lesson: Any, cases: Mapping[str, tuple[Any, Any]], seeds: int) -> None:
+    """With all that any claim needs but one thing of its own, a claim is open.
+
+    Args:
+        lesson: The experiment's module.
+        cases: As for ``check_claims``.
+        seeds: Number of seeds.
+    """
+    everything = {key: value for holds, _ in cases.values() for key, value in holds.items()}
+    claims = {claim.id: claim for claim in lesson.CLAIMS}
+    for name, (holds, _) in cases.items():
+        for missing in holds:
+            rest = {key: value for key, value in everything.items() if key != missing}
+            found = claims[name].decide(synthetic(lesson.LESSON, rest, seeds))
+            assert found.verdict == "not-measured", (missing, found)
 
 
 def shape(values: Any) -> tuple[int, ...]:

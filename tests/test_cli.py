@@ -274,7 +274,7 @@ QUICK = ("limit=20", "train.epochs=1", "widths=()", "depths=()", "norms=()", "co
             "epochs=(-1,)",
             "epochs=('a',)",
         ),
-        *("widths=(0,)", "widths=(4.5,)", "depths=(0,)", "deep_width=0", "norms=('group',)"),
+        *("widths=(0,)", "widths=(4.5,)", "depths=(-1,)", "deep_width=0", "norms=('group',)"),
         *("weight_decays=(-1.0,)", "evaluate=many", "evaluate=0", "evaluate=-5"),
         *("match_with=0", "match_with=-1", "together=-1", "model.classes=5", "positions=4"),
         *("train.momentum=-1.0", "train.warmup_epochs=-1.0", "train.learning_rate=0.0"),

@@ -186,7 +186,8 @@ def margin_loss(logits: Tensor, y: Tensor) -> Tensor:
 def dlr_loss(logits: Tensor, y: Tensor) -> Tensor:
     r"""The difference-of-logits ratio, $-(z_y - \max_{k \ne y} z_k) / (z_{(1)} - z_{(3)})$.
 
-    It does not change when all logits are shifted or scaled alike.
+    It does not change when all logits are shifted or scaled alike. Equation (eq-adv-dlr) of the
+    lesson on adversarial examples.
 
     Args:
         logits: Shape (..., classes), at least 3 classes.
@@ -302,6 +303,8 @@ def fgsm(
 ) -> Tensor:
     r"""One step of full length: $x + \epsilon\, s$ with $s$ the steepest step of the threat model.
 
+    Equation (eq-adv-fgsm) of the lesson on adversarial examples.
+
     Args:
         predict: Maps inputs to logits.
         x: Inputs of shape ``(*y.shape, ...)``, in [0, 1].
@@ -326,6 +329,32 @@ def fgsm(
     return threat.project(x + threat.epsilon * step, x, y.dim())
 
 
+def step_least_likely(predict: Predict, x: Tensor, y: Tensor, threat: ThreatModel) -> Tensor:
+    r"""One step of full length towards the class with the smallest clean logit.
+
+    Args:
+        predict: Maps inputs to logits.
+        x: Inputs of shape ``(*y.shape, ...)``, in [0, 1].
+        y: Labels; only their shape matters.
+        threat: Which inputs count as near.
+
+    Returns:
+        Inputs in the threat model.
+
+    Raises:
+        ValueError: As ``fgsm`` does.
+
+    Source:
+        The name follows cubuk2018intriguing, "step l.l.".
+
+    Taught in: book/robustness/adversarial-examples
+    """
+    x = check_inputs(x, y, threat)
+    with torch.no_grad():
+        target = predict(x).argmin(-1)
+    return fgsm(predict, x, y, threat, lambda logits, _: -cross_entropy(logits, target))
+
+
 def pgd(
     predict: Predict,
     x: Tensor,
@@ -341,6 +370,8 @@ def pgd(
     seed: int = 0,
 ) -> Tensor:
     r"""Projected gradient descent (here: ascent): steepest steps, projected back, again and again.
+
+    Equation (eq-adv-pgd) of the lesson on adversarial examples.
 
     Args:
         predict: Maps inputs to logits.
@@ -429,6 +460,7 @@ def apgd(
     *,
     steps: int = 100,
     loss: AttackLoss = cross_entropy,
+    start: Tensor | None = None,
     seed: int = 0,
 ) -> Attacked:
     r"""Auto-PGD: steps with momentum whose size is halved when they no longer help.
@@ -444,7 +476,9 @@ def apgd(
         threat: Which inputs count as near.
         steps: Number of steps.
         loss: What to maximise.
-        seed: Decides the start.
+        start: Where to start, of the inputs' shape, projected into the threat model; by default a
+            random point of it.
+        seed: Decides the random start.
 
     Returns:
         The last misread input of each sample, or that of the largest loss where none was met.
@@ -461,7 +495,8 @@ def apgd(
     if steps < 1:
         raise ValueError(f"steps must be >= 1, got {steps}")
     lead = y.dim()
-    search = _Search(threat.random(x, lead, generator(seed, START)), predict, y, loss)
+    drawn = threat.random(x, lead, generator(seed, START)) if start is None else start.detach()
+    search = _Search(threat.project(drawn, x, lead), predict, y, loss)
     before = search.now
     size = torch.full_like(search.losses, 2 * threat.epsilon)
     looks, last = checkpoints(steps), 0
@@ -709,7 +744,8 @@ def ensemble(
 
     Args:
         steps: Steps of each APGD run.
-        targets: Number of wrong classes to aim at, those with the largest clean logits.
+        targets: Number of wrong classes to aim at, those with the largest clean logits; 0 leaves
+            the targeted attack out.
         queries: Evaluations of Square, which is left out where inputs are no images or the threat
             model is not ``LInf``; 0 leaves it out.
         seed: Decides all random starts.
@@ -736,7 +772,9 @@ def ensemble(
             return x
         return square_attack(predict, x, y, threat, queries=queries, seed=seed).x
 
-    found: dict[str, Attack] = {"APGD-CE": plain, "APGD-T": aimed}
+    found: dict[str, Attack] = {"APGD-CE": plain}
+    if targets:
+        found["APGD-T"] = aimed
     return found | {"Square": squares} if queries else found
 
 
@@ -777,7 +815,8 @@ def targeted_apgd(
     found = x
     for rank in range(min(targets, classes - 1)):
         loss = targeted(order[..., rank], "dlr" if classes >= 4 else "margin")
-        tried = apgd(predict, x, y, threat, steps=steps, loss=loss, seed=seed + rank)
+        start = threat.random(x, y.dim(), generator(seed, START, rank))
+        tried = apgd(predict, x, y, threat, steps=steps, loss=loss, start=start)
         found = torch.where(_wide(tried.fooled, x), tried.x, found)
     return found
 

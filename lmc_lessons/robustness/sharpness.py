@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lmc_lessons.landscape import combine
-from lmc_lessons.models import ChannelLayerNorm, Params, predict_stacked, stack, unstack
+from lmc_lessons.models import (
+    ChannelLayerNorm,
+    Params,
+    parameter_names,
+    predict_stacked,
+    stack,
+    unstack,
+)
 from lmc_lessons.robustness.attacks import Predict, ThreatModel
 from lmc_lessons.training import generator
 
@@ -35,7 +42,9 @@ class RobustLoss:
         x: Inputs of shape (N, ...).
         y: Labels of shape (N,).
         attack: Maps (predict, x, y) to the inputs to judge by; None judges by ``x``: the clean
-            loss, or that of a frozen attack where ``x`` holds its adversarial examples.
+            loss, or that of a frozen attack where ``x`` holds its adversarial examples. A random
+            start should be the same for all networks (``pgd(..., start=...)``): drawn anew, its
+            noise would enter every difference.
         together: Number of networks evaluated at once.
 
     Taught in: book/robustness/flat-minima
@@ -49,7 +58,7 @@ class RobustLoss:
 
     def __post_init__(self) -> None:
         """Refuse a model in train mode, no samples, or no networks at once."""
-        if self.model.training:
+        if any(module.training for module in self.model.modules()):
             raise ValueError("sharpness needs the model in eval mode, call model.eval() first")
         if len(self.x) == 0 or len(self.x) != len(self.y):
             raise ValueError(f"one label per input: got {len(self.x)} inputs, {len(self.y)} labels")
@@ -58,6 +67,8 @@ class RobustLoss:
 
     def __call__(self, networks: Sequence[Params]) -> Tensor:
         """Mean cross-entropy of each of K networks, in nats, float64, shape (K,)."""
+        if not networks:
+            raise ValueError("needs at least one network, got none")
         found = []
         for first in range(0, len(networks), self.together):
             stacked = stack(list(networks[first : first + self.together]))
@@ -100,7 +111,7 @@ def filter_direction(params: Params, seed: int) -> Params:
     Taught in: book/robustness/flat-minima
     """
     stream, direction = generator(seed, FILTERS), {}
-    for name, tensor in params.items():
+    for name, tensor in sorted(params.items()):  # files give tensors back in another order
         if tensor.dim() < 2:
             direction[name] = torch.zeros_like(tensor)
             continue
@@ -130,11 +141,11 @@ def layer_direction(model: nn.Module, params: Params, seed: int) -> Params:
     Taught in: book/robustness/flat-minima
     """
     stream, moved = generator(seed, SPHERE), movable(model)
-    direction = {}
-    for name, tensor in params.items():
+    direction = {name: torch.zeros_like(tensor) for name, tensor in params.items()}
+    for name in parameter_names(model):  # the model's order: files give tensors in another
         if name not in moved:
-            direction[name] = torch.zeros_like(tensor)
             continue
+        tensor = params[name]
         noise = torch.randn(tensor.shape, generator=stream, dtype=tensor.dtype).to(tensor.device)
         direction[name] = noise * tensor.norm() / noise.norm().clamp_min(1e-12)
     return direction
@@ -320,25 +331,37 @@ def worst_flatness(
     _check_ball(radius, restarts)
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    starts = [layer_direction(loss.model, params, seed * restarts + k) for k in range(restarts)]
     shares = torch.rand(restarts, generator=generator(seed, WORST)) * radius
-    names = sorted(movable(loss.model))
-    step = stack(
-        [
-            {name: share * start[name] for name in names}
-            for share, start in zip(shares.tolist(), starts, strict=True)
-        ]
-    )
-    x, y = (t.expand(restarts, *t.shape) for t in (loss.x, loss.y))
-    found = torch.stack(
-        [threat.random(loss.x, 1, generator(seed, WORST, k)) for k in range(restarts)]
-    )
-    centre = stack([params] * restarts)
-    for _ in range(steps):
-        step, found = _climb(loss.model, centre, step, found, x, y, threat, radius)
-    around = [combine((1.0, 1.0), (params, {**_still(params), **part})) for part in unstack(step)]
+    around = []
+    for first in range(0, restarts, loss.together):
+        chosen = range(first, min(first + loss.together, restarts))
+        around += _ascend(loss, params, threat, radius, steps, shares.tolist(), chosen, seed)
     at, *others = loss([params, *around]).tolist()
     return Flatness(max(others) - at, at, others)
+
+
+def _ascend(
+    loss: RobustLoss,
+    params: Params,
+    threat: ThreatModel,
+    radius: float,
+    steps: int,
+    shares: Sequence[float],
+    chosen: Sequence[int],
+    seed: int,
+) -> list[Params]:
+    """The networks that some of the random starts climb to."""
+    names, starts = sorted(movable(loss.model)), []
+    for k in chosen:
+        way = layer_direction(loss.model, params, seed * len(shares) + k)
+        starts.append({name: shares[k] * way[name] for name in names})
+    step, centre = stack(starts), stack([params] * len(starts))
+    x, y = (t.expand(len(starts), *t.shape) for t in (loss.x, loss.y))
+    found = torch.stack([threat.random(loss.x, 1, generator(seed, WORST, k)) for k in chosen])
+    for _ in range(steps):
+        step, found = _climb(loss.model, centre, step, found, x, y, threat, radius)
+    still = {name: torch.zeros_like(tensor) for name, tensor in params.items()}
+    return [moved(params, {**still, **part}, 1.0) for part in unstack(step)]
 
 
 def _climb(
@@ -354,9 +377,10 @@ def _climb(
     """One step uphill of weights and inputs, projected back."""
     step = {name: t.detach().requires_grad_() for name, t in step.items()}
     found = found.detach().requires_grad_()
-    there = {name: t + step[name] if name in step else t for name, t in centre.items()}
-    losses = per_sample(predict_stacked(model, there, found), y).mean(1)
-    *slopes, slope = torch.autograd.grad(losses.sum(), [*step.values(), found])
+    with torch.enable_grad():
+        there = {name: t + step[name] if name in step else t for name, t in centre.items()}
+        losses = per_sample(predict_stacked(model, there, found), y).mean(1)
+        *slopes, slope = torch.autograd.grad(losses.sum(), [*step.values(), found])
     with torch.no_grad():
         found = threat.project(found + threat.epsilon / 4 * threat.steepest(slope, 2), x, 2)
         new = {}
@@ -369,10 +393,6 @@ def _climb(
 
 def _lengths(stacked: Tensor) -> Tensor:
     return stacked.flatten(1).norm(dim=1).view(-1, *[1] * (stacked.dim() - 1))
-
-
-def _still(params: Params) -> Params:
-    return {name: torch.zeros_like(tensor) for name, tensor in params.items()}
 
 
 def _check_ball(radius: float, count: int) -> None:
@@ -393,7 +413,7 @@ def rescale(params: Params, layer: str, following: str, factor: float) -> Params
         A new network.
 
     Raises:
-        ValueError: If a layer does not exist or the factor is not above 0.
+        ValueError: If a layer does not exist, both are the same, or the factor is not above 0.
 
     Source:
         dinh2017sharp.
@@ -404,7 +424,9 @@ def rescale(params: Params, layer: str, following: str, factor: float) -> Params
         if f"{name}.weight" not in params:
             known = sorted(n.removesuffix(".weight") for n in params if n.endswith(".weight"))
             raise ValueError(f"no layer {name!r}, allowed: {', '.join(known)}")
-    if not 0 < factor < math.inf:
-        raise ValueError(f"factor must be above 0, got {factor}")
+    if layer == following or not 0 < factor < math.inf:
+        raise ValueError(
+            f"needs two different layers and a factor above 0, got {layer}, {following}, {factor}"
+        )
     scale = {f"{layer}.weight": factor, f"{layer}.bias": factor, f"{following}.weight": 1 / factor}
     return {name: t * scale[name] if name in scale else t.clone() for name, t in params.items()}

@@ -23,6 +23,7 @@ from lmc_lessons.models import ModelConfig, Params, build, predict_stacked, stac
 from lmc_lessons.models import predict as run_model
 from lmc_lessons.robustness.attacks import (
     L2,
+    START,
     Attacked,
     LInf,
     apgd,
@@ -37,10 +38,11 @@ from lmc_lessons.robustness.attacks import (
     pgd,
     random_noise,
     square_attack,
+    step_least_likely,
     targeted,
     targeted_apgd,
 )
-from lmc_lessons.training import TrainConfig, train
+from lmc_lessons.training import TrainConfig, generator, train
 
 Predict = Callable[[Tensor], Tensor]
 Run = Callable[[Predict, Tensor, Tensor, Any, int], Tensor]
@@ -400,7 +402,8 @@ def test_targeted_apgd_aims_at_the_runners_up_in_turn(classes: int) -> None:
     others = torch.stack([row[row != label] for row, label in zip(order, y, strict=True)])
     for rank in range(min(classes - 1, 3)):
         loss = targeted(others[:, rank], "dlr" if classes >= 4 else "margin")
-        tried = apgd(f, x, y, threat, steps=6, loss=loss, seed=rank)
+        start = threat.random(x, 1, generator(0, START, rank))
+        tried = apgd(f, x, y, threat, steps=6, loss=loss, start=start)
         expected = torch.where(tried.fooled[:, None], tried.x, expected)
     found = targeted_apgd(f, x, y, threat, steps=6, targets=3, seed=0)
     assert torch.equal(found, expected)
@@ -1085,3 +1088,53 @@ def test_losses_refuse_too_few_classes() -> None:
     two = network((16,), 2)
     with pytest.raises(ValueError, match="the DLR loss needs at least 3 classes, got 2"):
         apgd(two, X, y, LInf(0.1), steps=2, loss=dlr_loss)
+
+
+@every_norm
+def test_apgd_starts_where_it_is_told(norm: str) -> None:
+    x = torch.rand(6, 5, dtype=torch.float64, generator=stream(7))
+    y, f, threat = torch.arange(6) % 4, network((5,), 4), NORMS[norm](0.2)
+    drawn = threat.random(x, 1, generator(3, START))
+    told = apgd(f, x, y, threat, steps=8, start=drawn)
+    assert torch.equal(told.x, apgd(f, x, y, threat, steps=8, seed=3).x)
+    far = apgd(f, x, y, threat, steps=8, start=x + 5)
+    assert torch.equal(far.history[0], cross_entropy(f(threat.project(x + 5, x, 1)), y).detach())
+
+
+def test_neighbouring_seeds_of_the_targeted_attack_share_no_start() -> None:
+    """With seed + rank, class 1 under seed 0 would start where class 0 under seed 1 does."""
+    x = torch.full((4, 6), 0.5, dtype=torch.float64)
+    y, f, seen = torch.arange(4) % 4, network((6,), 4), []
+
+    def watched(z: Tensor) -> Tensor:
+        seen.append(z.detach().clone())
+        return f(z)
+
+    for seed in (0, 1):
+        targeted_apgd(watched, x, y, LInf(0.3), steps=1, targets=3, seed=seed)
+    first, second = seen[1:7:2], seen[8::2]  # the clean inputs come first, then start and step
+    assert not any(torch.equal(a, b) for a in first for b in second)
+
+
+def test_an_ensemble_lists_no_attack_that_does_nothing() -> None:
+    assert list(ensemble()) == ["APGD-CE", "APGD-T", "Square"]
+    assert list(ensemble(targets=0)) == ["APGD-CE", "Square"]
+    assert list(ensemble(targets=0, queries=0)) == ["APGD-CE"]
+
+
+@every_norm
+def test_step_to_the_least_likely_class_raises_it_the_most(norm: str) -> None:
+    """On a linear map with two classes it is FGSM; with more, the least likely class gains."""
+    x = torch.rand(20, 6, dtype=torch.float64, generator=stream(8))
+    weight = torch.randn(6, 2, dtype=torch.float64, generator=stream(9))
+    threat = NORMS[norm](0.1)
+    f = lambda z: z @ weight  # noqa: E731
+    leader = f(x).argmax(-1)
+    found = step_least_likely(f, x, leader, threat)
+    torch.testing.assert_close(found, fgsm(f, x, leader, threat))
+    many = network((6,), 5)
+    least = many(x).argmin(-1)
+    before, after = (
+        cross_entropy(many(z), least) for z in (x, step_least_likely(many, x, least, threat))
+    )
+    assert bool((after < before).all())

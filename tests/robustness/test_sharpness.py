@@ -846,9 +846,34 @@ def test_rescaling_refuses_unknown_layers_and_factors() -> None:
             rescale(params, *pair, 2.0)
         assert one_line(error)
     for factor in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(ValueError, match=f"above 0, got {factor}") as error:
+        with pytest.raises(ValueError, match=f"above 0, got hidden.0, hidden.1, {factor}") as error:
             rescale(params, "hidden.0", "hidden.1", factor)
         assert one_line(error)
+    with pytest.raises(ValueError, match=r"two different layers .*got hidden\.0, hidden\.0, 2"):
+        rescale(params, "hidden.0", "hidden.0", 2.0)
+
+
+def test_a_loss_of_no_network_and_a_model_half_in_train_mode_are_refused() -> None:
+    x, y = samples(PLAIN, 4)
+    with pytest.raises(ValueError, match="at least one network, got none"):
+        RobustLoss(build(PLAIN).double().eval(), x, y)([])
+    model = build(PLAIN).eval()
+    model.get_submodule("hidden").train()
+    with pytest.raises(ValueError, match="eval mode"):
+        RobustLoss(model, x, y)
+
+
+@pytest.mark.parametrize("together", [1, 2, 16])
+def test_worst_case_restarts_may_run_in_any_groups(together: int) -> None:
+    x, y = samples(PLAIN, 6)
+    params = {name: t.float() for name, t in network(PLAIN, 0).items()}
+    threat = LInf(0.05)
+    loss = RobustLoss(build(PLAIN).eval(), x.float(), y, None, together)
+    with torch.no_grad():  # the ascent asks for its own gradients
+        found = worst_flatness(loss, params, threat, radius=0.1, steps=3, restarts=5)
+    whole = RobustLoss(build(PLAIN).eval(), x.float(), y)
+    expected = worst_flatness(whole, params, threat, radius=0.1, steps=3, restarts=5)
+    assert found.losses == pytest.approx(expected.losses, rel=1e-6)
 
 
 @pytest.mark.parametrize("factor", [0.2, 5.0])

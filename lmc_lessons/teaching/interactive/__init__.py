@@ -511,7 +511,8 @@ def live_network(
             "ship fewer images, a narrower network, or weights='float16'"
         )
     summary = "Both paths are computed in the page once its script may run."
-    return figure_html("live", payload, alt=alt, caption=caption, fallback=summary)
+    script = f"{source('network.js')}\n{source('live.js')}"
+    return figure_html("live", payload, alt=alt, caption=caption, fallback=summary, script=script)
 
 
 def image_slider(

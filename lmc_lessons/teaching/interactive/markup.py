@@ -20,7 +20,7 @@ import numpy as np
 from IPython.display import HTML
 from numpy.typing import NDArray
 
-KINDS = ("path", "matrix", "live", "images", "plane", "steps")
+KINDS = ("path", "matrix", "live", "images", "plane", "steps", "landscape")
 
 
 def figure_html(

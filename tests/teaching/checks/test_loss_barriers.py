@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exercises import attempt, exercises, known_messages
+from exercises import check_messages, check_mistakes, check_solutions, check_stubs
 from torch import Tensor
 
 from lmc_lessons import datasets
@@ -221,39 +221,25 @@ def test_another_right_answer_passes(exercise: str, answer: Any) -> None:
 
 
 def test_every_exercise_has_three_mistakes_with_messages_of_their_own() -> None:
-    by_exercise: dict[str, set[str]] = {}
-    for exercise, _, message in MISTAKES:
-        by_exercise.setdefault(exercise, set()).add(message)
-    assert all(len(messages) >= 3 for messages in by_exercise.values())
-    assert [*by_exercise, "walk"] == [e.name for e in exercises(LESSON)]
+    check_mistakes(LESSON, MISTAKES, ["walk"])
 
 
 def test_every_message_is_one_that_a_mistake_gets(
     scope: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts = [text for _, _, text in MISTAKES]
-    known = known_messages(lesson, LESSON, scope, monkeypatch)
-    assert [m for m in known if not any(text in m for text in texts)] == []
+    check_messages(lesson, LESSON, scope, monkeypatch, MISTAKES)
 
 
 def test_the_lesson_s_solutions_pass(
     scope: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for exercise in exercises(LESSON):
-        attempt(exercise, scope, solve=True)
-        assert capsys.readouterr().out.count(f"{exercise.name}: correct\n") == 2
+    check_solutions(LESSON, scope, capsys)
 
 
 def test_an_unfilled_stub_is_not_attempted(
     scope: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for exercise in exercises(LESSON):
-        with pytest.raises(Wrong, match=f"^{exercise.name}: not attempted$"):
-            attempt(exercise, scope, solve=False)
-    monkeypatch.delenv(STRICT)
-    for exercise in exercises(LESSON):
-        attempt(exercise, scope, solve=False)
-        assert capsys.readouterr().out == f"{exercise.name}: not attempted\n"
+    check_stubs(LESSON, scope, monkeypatch, capsys)
 
 
 def test_a_mistake_is_printed_unless_strict(
