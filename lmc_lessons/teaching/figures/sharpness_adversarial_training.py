@@ -120,10 +120,9 @@ def clouds_payload(problem: Problem, w: Tensor, shares: Tensor) -> dict[str, Any
         "classes": [int(sign < 0) for sign in y],
         "classNames": ["one class", "the other"],
         "span": [-size, size],
-        "stepLabel": "radius of the attack",
+        "stepLabel": "radius (share of the critical one)",
         "labels": [
-            f"{radius:.2f}, {share:.0%} of the critical one"
-            for radius, share in zip(radii, shares, strict=True)
+            f"{radius:.2f} ({share:.0%})" for radius, share in zip(radii, shares, strict=True)
         ],
         "start": len(radii) // 2,
         "alpha": alpha.tolist(),
