@@ -18,12 +18,14 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from lmc_lessons.datasets import Dataset
-from lmc_lessons.models import Params
+from lmc_lessons.models import ModelConfig, Params
 from lmc_lessons.provenance import code_hash
 from lmc_lessons.results import Claim, Result, dump, peak_memory_mb, write_atomically
+from lmc_lessons.training import Loss, TrainConfig, cross_entropy, train
 
 Config = TypeVar("Config")
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
@@ -110,6 +112,75 @@ class Stages:
         """Remove the partial work, once the result is safely written."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def train_stages(
+    stages: Stages,
+    name: str,
+    model: ModelConfig,
+    data: Dataset,
+    seeds: Sequence[int],
+    recipe: TrainConfig,
+    *,
+    loss: Loss = cross_entropy,
+    snapshots: Sequence[int] = (),
+    together: int = 0,
+    device: str = "cpu",
+) -> dict[int, Params]:
+    """Train one network per seed, a stage per program, so that a killed run can go on.
+
+    Args:
+        stages: The run's stages.
+        name: Name of the network, unique in the run; spaces and commas are allowed.
+        model: Architecture.
+        data: Data set; only its training part is used.
+        seeds: S different seeds.
+        recipe: How to train.
+        loss: The loss; a finished stage does not know it, so another loss needs another name.
+        snapshots: Epochs to keep beside the last; those beyond the last are left out.
+        together: Networks trained in one program; 0 means all.
+        device: Where to train, and where the networks come back to.
+
+    Returns:
+        Epoch to parameters of shape (S, ...), in the order of the seeds.
+
+    Raises:
+        ValueError: As ``training.train`` does.
+    """
+    kept = sorted({e for e in snapshots if e <= recipe.epochs} | {recipe.epochs})
+    size = together or len(seeds)
+    parts: dict[str, list[Tensor]] = {}
+    for first in range(0, len(seeds), size):
+        some = seeds[first : first + size]
+        stage = f"train-{name.replace(',', '').replace(' ', '-')}-{some[0]}"
+
+        def compute(
+            checkpoint: Path | None, some: Sequence[int] = some, stage: str = stage
+        ) -> Params:
+            training = train(
+                model,
+                data,
+                some,
+                recipe,
+                loss=loss,
+                snapshots=kept,
+                device=device,
+                progress=stage if stages.progress else "",
+                checkpoint=checkpoint,
+            )
+            return {
+                f"{epoch}/{key}": tensor
+                for epoch, params in training.snapshots.items()
+                for key, tensor in params.items()
+            }
+
+        for key, tensor in sorted(stages.tensors(stage, compute).items()):
+            parts.setdefault(key, []).append(tensor)
+    found: dict[int, Params] = {epoch: {} for epoch in kept}
+    for key, tensors in parts.items():
+        epoch, _, rest = key.partition("/")
+        found[int(epoch)][rest] = torch.cat(tensors).to(device)
+    return found
 
 
 @contextlib.contextmanager

@@ -11,14 +11,22 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from lmc_lessons.datasets import load
 from lmc_lessons.experiments import experiment, lessons, runs
-from lmc_lessons.experiments.runs import Stages, config_hash, finish, one_thread, override
+from lmc_lessons.experiments.runs import (
+    Stages,
+    config_hash,
+    finish,
+    one_thread,
+    override,
+    train_stages,
+)
 from lmc_lessons.experiments.weight_matching import Config
-from lmc_lessons.models import Params
+from lmc_lessons.models import ModelConfig, Params
 from lmc_lessons.results import Claim, Series
-from lmc_lessons.training import TrainConfig
+from lmc_lessons.training import Network, TrainConfig, cross_entropy, train
 
 # --- Settings -------------------------------------------------------------------------------------
 
@@ -109,6 +117,7 @@ def test_changed_settings_are_checked_by_their_own_class() -> None:
 # --- Stages ---------------------------------------------------------------------------------------
 
 CONFIG = TrainConfig(epochs=1)
+DIGITS = load("digits")
 
 
 class Work:
@@ -235,6 +244,55 @@ def test_seconds_of_finished_stages_are_remembered(
     again.tensors("a", Work(None))
     again.numbers("b", Work(None))
     assert (first.seconds, again.seconds) == (2.0, 2.0)
+
+
+# --- Training in stages ---------------------------------------------------------------------------
+
+
+def trained(folder: Path | None, **options: Any) -> dict[int, Params]:
+    recipe = TrainConfig(epochs=2, batch_size=100)
+    return train_stages(
+        Stages(folder, CONFIG),
+        "a name, with spaces",
+        ModelConfig(width=8, depth=1),
+        DIGITS,
+        (3, 5, 9),
+        recipe,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("together", [0, 1, 2])
+def test_groups_of_seeds_give_what_one_program_gives(tmp_path: Path, together: int) -> None:
+    expected = train(
+        ModelConfig(width=8, depth=1),
+        DIGITS,
+        (3, 5, 9),
+        TrainConfig(epochs=2, batch_size=100),
+        snapshots=(1,),
+    )
+    for _ in range(2):  # the second time from disk
+        found = trained(tmp_path, together=together, snapshots=(1, 7))
+        assert list(found) == [1, 2]
+        for epoch, wanted in ((1, expected.snapshots[1]), (2, expected.params)):
+            assert found[epoch].keys() == wanted.keys()
+            assert all(torch.equal(found[epoch][name], wanted[name]) for name in wanted)
+
+
+def test_a_finished_group_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(tmp_path, together=2)
+    monkeypatch.setattr(runs, "train", lambda *_, **__: pytest.fail("trained again"))
+    assert len(trained(tmp_path, together=2)[2]["output.bias"]) == 3
+
+
+def test_a_stage_trains_with_the_loss_it_is_given() -> None:
+    def halved(network: Network, x: Tensor, y: Tensor) -> Tensor:
+        return cross_entropy(network, x, y) / 2
+
+    plain, other = (trained(None, loss=loss)[2] for loss in (cross_entropy, halved))
+    assert not torch.equal(plain["output.bias"], other["output.bias"])
 
 
 # --- Threads, records, the list of lessons --------------------------------------------------------
