@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import html
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from IPython.display import HTML, Markdown
 
@@ -23,6 +26,15 @@ STYLE = """
 .lmc-table .verdict { white-space: nowrap; font-weight: 600; }
 .lmc-table .whole { white-space: nowrap; }
 .lmc-table small { opacity: .8; }
+@media (max-width: 600px) {
+  .lmc-table[class*="sentences"] thead { display: none; }
+  .lmc-table[class*="sentences"] :is(table, tbody, tr, td) { display: block; }
+  .lmc-table[class*="sentences"] tr { padding: .5rem 0;
+    border-bottom: 1px solid color-mix(in srgb, currentColor 40%, transparent); }
+  .lmc-table[class*="sentences"] td { border: 0; padding: .15rem 0; min-width: 0; }
+  .lmc-table[class*="sentences"] td:not([data-head=""], [data-head="claim"])::before {
+    content: attr(data-head) ": "; opacity: .8; font-size: .85em; }
+}
 html[data-theme="dark"] .bd-content div.cell_output .text_html.text_html:has(> .lmc-table)
   { background: none; color: inherit; padding: 0; }
 </style>
@@ -42,7 +54,7 @@ def number(value: float | None, unit: str = "") -> str:
     if value is None:
         return "–"
     if unit == "share":
-        return f"{100 * value:.1f} %"
+        return f"{round(100 * value, 1) + 0.0:.1f} %"  # adding zero makes -0.0 plain
     text = f"{value:.0f}" if value == round(value) and abs(value) < 1e6 else f"{value:.3g}"
     return f"{text} {unit}".strip()
 
@@ -104,7 +116,38 @@ def claims_table(lesson: str, full: Sequence[str] = ()) -> HTML:
 
 def _statement(claim: Claim) -> str:
     rule = f"{_relation(claim)} {number(claim.margin, claim.unit)}: {html.escape(claim.reason)}"
-    return f"{html.escape(claim.statement)}<br><small>{rule}. ({html.escape(claim.source)})</small>"
+    source = html.escape(named_sources(claim.source))
+    return f"{html.escape(claim.statement)}<br><small>{rule}. ({source})</small>"
+
+
+def named_sources(text: str) -> str:
+    """A text in which keys of the bibliography are replaced by authors and year.
+
+    Args:
+        text: Such as ``stutz2021relating, derived here``.
+
+    Returns:
+        Such as ``Stutz et al. 2021, derived here``; words that are no key stay.
+    """
+    known = _citations()
+    return re.sub(r"\w+", lambda word: known.get(word[0], word[0]), text)
+
+
+@functools.cache
+def _citations() -> dict[str, str]:
+    """Key of the bibliography to authors and year."""
+    path = Path(__file__).resolve().parents[2] / "book" / "references.bib"
+    found = {}
+    for entry in path.read_text(encoding="utf-8").split("\n@"):
+        key, fields = entry.partition("{")[2].split(",", 1)
+        author, year = (
+            re.search(rf"{name}\s*=\s*\{{(.*)\}}", fields) for name in ("author", "year")
+        )
+        if author and year:
+            names = [name.partition(",")[0] for name in author[1].split(" and ")]
+            told = " and ".join(names) if len(names) < 3 else f"{names[0]} et al."
+            found[key.strip()] = f"{told} {year[1]}"
+    return found
 
 
 def _relation(claim: Claim) -> str:
@@ -140,7 +183,10 @@ def verdict_text(decision: Decision | None) -> str:
 def table(
     titles: Sequence[str], rows: Sequence[Sequence[str]], *, sentences: int | None = 1
 ) -> str:
-    """A table as HTML, which scrolls by itself on a narrow screen.
+    """A table as HTML.
+
+    On a narrow screen a table with sentences shows each row as a card, every cell below the other
+    behind its column's title; a table without scrolls by itself.
 
     Args:
         titles: Head of each column, as HTML.
@@ -151,7 +197,15 @@ def table(
         HTML without the style; ``plain_table`` is for pages.
     """
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    heads = [html.escape(re.sub("<br>.*|<[^>]*>", "", title), quote=True) for title in titles]
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td data-head="{head}">{cell}</td>' for head, cell in zip(heads, row, strict=True)
+        )
+        + "</tr>"
+        for row in rows
+    )
     kind = "" if sentences is None else f" sentences-{sentences}"
     return (
         f'<div class="lmc-table{kind}" tabindex="0"><table>'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
@@ -56,6 +57,8 @@ def test_a_full_result_that_is_not_stored_leaves_no_column() -> None:
     [
         (None, "nats", "–"),
         (0.9616, "share", "96.2 %"),
+        (-0.0001, "share", "0.0 %"),
+        (-0.0996, "share", "-10.0 %"),
         (3.0, "units", "3 units"),
         (1e-9, "", "1e-09"),
     ],
@@ -74,3 +77,31 @@ def test_a_single_seed_shows_no_interval() -> None:
 def test_an_unknown_lesson_is_refused() -> None:
     with pytest.raises(ValueError, match=r"allowed: all, .*loss-barriers, .*weight-matching"):
         tables.claims_table("no-such-lesson")
+
+
+def test_every_cell_knows_its_column_for_the_cards_of_a_narrow_screen() -> None:
+    found = tables.table(
+        ["", "claim", "study<br><small>5 seeds</small>"], [["C1", "<b>x</b>", "1"]]
+    )
+    cells = re.findall(r'<td data-head="([^"]*)">(.*?)</td>', found)
+    assert cells == [("", "C1"), ("claim", "<b>x</b>"), ("study", "1")]
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("stutz2021relating, derived here", "Stutz et al. 2021, derived here"),
+        ("rice2020overfitting; croce2020autoattack", "Rice et al. 2020; Croce and Hein 2020"),
+        ("this lesson", "this lesson"),
+    ],
+)
+def test_sources_are_named_as_a_reader_knows_them(source: str, told: str) -> None:
+    assert tables.named_sources(source) == told
+
+
+def test_every_key_of_the_bibliography_has_a_name() -> None:
+    bibliography = results.results_folder().parents[1] / "book" / "references.bib"
+    keys = re.findall(r"^@\w+\{(\w+),", bibliography.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(keys) > 20
+    for key in keys:
+        assert re.fullmatch(r"\w.* \d{4}", tables.named_sources(key)), key
