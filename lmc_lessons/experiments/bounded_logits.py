@@ -738,8 +738,9 @@ def free_length(name: str, time: int) -> Effect:
 
     def effect(result: Result) -> list[float]:
         series = result.series["free"]
-        if time not in series.axes["step"]:
-            raise KeyError(f"step {time}")
+        for axis, wanted in (("head", name), ("step", time)):
+            if wanted not in series.axes[axis]:
+                raise KeyError(f"{axis} {wanted}")
         head, step = series.axes["head"].index(name), series.axes["step"].index(time)
         return [math.hypot(*values[head][step]) for values in series.values]
 
@@ -783,7 +784,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C2a",
-        "Trained behind tanh 1, pre-logits are about as long as a plain network's logits.",
+        "Trained behind tanh 1, pre-logits are at least 0.8 times as long as plain logits.",
         NAMED,
         ratio(at(TANH, "train pre-logit norm"), at(PLAIN, "train logit norm")),
         margin=0.8,
@@ -793,7 +794,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C2b",
-        "Trained behind BLF 1, they are as long as at the optimum.",
+        "Trained behind BLF 1, pre-logits are as long as at the optimum.",
         NAMED,
         off(BLF, "train pre-logit norm", optimum("blf", 1.0).pre_logit_norm),
         margin=0.05,
@@ -847,7 +848,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C3c",
-        "So does weak label smoothing (0.1).",
+        "Weak label smoothing (0.1) ends at the length of its closed form.",
         "derived here",
         off("LS 0.1", "train centred norm", optimum("smoothing", 0.1).logit_norm),
         margin=0.05,
@@ -877,7 +878,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C4b",
-        "Under that attack BLF 1 is more accurate than tanh 1.",
+        "Under PGD on cross-entropy BLF 1 is more accurate than tanh 1.",
         NAMED,
         gap(left(BLF, "CE"), left(TANH, "CE")),
         margin=0.0,
@@ -887,7 +888,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C4c",
-        "Under that attack tanh 1 does not help: it is within 5 points of a plain network.",
+        "Under PGD on cross-entropy tanh 1 does not help: it is within 5 points of plain.",
         NAMED,
         gap(left(TANH, "CE"), left(PLAIN, "CE")),
         margin=0.05,
@@ -898,7 +899,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C4d",
-        "Under that attack BLF 1 is within 5 points of the best logit regulariser.",
+        "Under PGD on cross-entropy BLF 1 is within 5 points of the best logit regulariser.",
         NAMED,
         gap(left(BLF, "CE"), best_of(REGULARISED, "CE")),
         margin=0.05,
@@ -957,7 +958,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C5b",
-        "... at most 2 points below the better of label smoothing (0.1) and squeezing (0.05).",
+        "Likewise, BLF 5 is at most 2 points below the better of LS 0.1 and LSQ 0.05.",
         NAMED,
         gap(left("AT BLF 5", "all"), best_of(("AT LS 0.1", "AT LSQ 0.05"), "all")),
         margin=-0.02,
@@ -967,7 +968,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C5c",
-        "... at most 2 points below TRADES.",
+        "Likewise, BLF 5 is at most 2 points below TRADES.",
         NAMED,
         gap(left("AT BLF 5", "all"), left("TRADES", "all")),
         margin=-0.02,
@@ -977,7 +978,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C5d",
-        "... above no head.",
+        "With adversarial training, under all attacks, BLF 5 is above no head.",
         NAMED,
         gap(left("AT BLF 5", "all"), left("AT", "all")),
         margin=0.0,
@@ -987,7 +988,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C5e",
-        "... above tanh 5, so that more than the bound is at work.",
+        "Likewise, BLF 5 is above tanh 5, so that more than the bound is at work.",
         "asked here",
         gap(left("AT BLF 5", "all"), left("AT tanh 5", "all")),
         margin=0.0,
@@ -997,7 +998,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C6a",
         "PGD on cross-entropy overestimates squeezing (0.5): PGD on the margin leaves less.",
-        "mosbach2018logit",
+        "after mosbach2018logit (known from summaries)",
         gap(left("LSQ 0.5", "CE"), left("LSQ 0.5", "margin")),
         margin=0.03,
         reason="half of what a first toy run of one seed showed",
@@ -1005,8 +1006,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C6b",
-        "It overestimates label smoothing (0.5).",
-        "mosbach2018logit",
+        "PGD on cross-entropy overestimates label smoothing (0.5).",
+        "after mosbach2018logit (known from summaries)",
         gap(left("LS 0.5", "CE"), left("LS 0.5", "margin")),
         margin=0.03,
         reason="as C6a",
@@ -1014,7 +1015,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C6c",
-        "It overestimates BLF 1 less than squeezing (0.5).",
+        "PGD on cross-entropy overestimates BLF 1 less than squeezing (0.5).",
         "asked here",
         gap(
             gap(left("LSQ 0.5", "CE"), left("LSQ 0.5", "margin")),
@@ -1037,7 +1038,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C7",
         "On CIFAR-10 at 8/255, no logits that are small by training alone resist all attacks.",
-        "mosbach2018logit",
+        "after mosbach2018logit (known from summaries)",
         measured(ON_CIFAR),
         margin=0.02,
         reason="the tolerance of the diagnostics of gradient masking",
@@ -1056,7 +1057,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C8b",
-        "So does label smoothing (0.27).",
+        "With logits as long, label smoothing (0.27) resists all attacks as well as BLF 1.",
         "asked here",
         gap(left(BLF, "all"), left("LS 0.27", "all")),
         margin=0.03,
@@ -1085,7 +1086,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C9b",
-        "After all of these, transferred examples and Square find next to nothing more.",
+        "After all these attacks, transferred examples and Square find next to nothing more.",
         "asked here",
         farthest(*(gap(left(n, "adaptive"), left(n, "all")) for n in (BLF, "BLF 5", "AT BLF 5"))),
         margin=0.02,

@@ -41,10 +41,12 @@ def identity(u: Tensor) -> Tensor:
         u: Pre-logits of shape (..., classes).
 
     Returns:
-        The same tensor.
+        The same numbers.
 
     Raises:
         ValueError: If there are fewer than two classes, or a pre-logit is not finite.
+
+    Taught in: book/robustness/bounded-logits
     """
     return _checked(u)
 
@@ -181,7 +183,8 @@ def monotone_blf(u: Tensor, bound: float) -> Tensor:
 
     Taught in: book/robustness/bounded-logits
     """
-    inside = u.clamp(-U_STAR, U_STAR)
+    u = _checked(u)
+    inside = _clipped(u)
     return blf(inside, bound) + bound / U_STAR * (u - inside)
 
 
