@@ -83,7 +83,7 @@ def _check_squeezed(squeezed_margin: Any) -> None:
                 "the penalty is half of the squared length": optimum(
                     "squeezing", 2 * weight, classes
                 ).margin,
-                "wrong logits are below zero, not at zero: the true one is not the margin": (
+                "that is the true logit: the wrong ones lie below zero": (
                     found.margin * (classes - 1) / classes
                 ),
                 "that is the chance of a mistake, not the margin": _mistaken(found.margin, classes),
