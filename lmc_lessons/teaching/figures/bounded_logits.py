@@ -38,6 +38,24 @@ ATTACK_NAMES = {
     "all": "all together",
 }
 DOTS = {"CE": (ORANGE, "o"), "margin": (BLUE, "s"), "all": (GREEN, "D")}
+FAMILIES = {
+    "no head, no penalty": (GREY, "x"),
+    "tanh": (ORANGE, "o"),
+    "BLF": (BLUE, "s"),
+    "smoothing": (GREEN, "^"),
+    "squeezing": (PINK, "v"),
+    "pairing": (PINK, "P"),
+}
+LABELLED = {  # where the label stands: offset in points, and which side touches the point
+    "plain": ((-6, 5), "right"),
+    "plain, short": ((-6, 5), "right"),
+    "tanh 1": ((-7, -4), "right"),
+    "tanh 5": ((6, 5), "left"),
+    "BLF 1": ((7, -5), "left"),
+    "BLF 5": ((6, -11), "left"),
+    "LS 0.27": ((-7, -4), "right"),
+    "LSQ 0.081": ((-7, -15), "right"),
+}
 KINDS: dict[str, Kind] = {"smoothing": "smoothing", "squeezing": "squeezing"}
 
 
@@ -67,7 +85,7 @@ def free(result: Result, heads: tuple[str, str] = ("tanh 1", "BLF 1"), seed: int
             for place, (head, part) in enumerate(zip(heads, shown, strict=True)):
                 _on_curve(fig.add_subplot(grid[0, place]), head, part[k], reach)
             _lengths_by_step(fig.add_subplot(grid[1, :]), steps, heads, shown, k)
-            images.append(_few_colours(png(fig, dpi=150)))
+            images.append(_few_colours(png(fig, dpi=180)))
         told = "; ".join(
             f"{head}: true class at {part[k][0]:.2f}, the others at {part[k][1:].mean():.2f} on "
             f"average, length of all {np.linalg.norm(part[k]):.2f}"
@@ -113,7 +131,7 @@ def _lengths_by_step(
         ax.plot(steps[now], length[now], marker=marker, color=colour, markersize=10)
     ax.axvline(steps[now], color=GREY, linewidth=1)
     ax.set_xscale("symlog", linthresh=1)
-    ax.set(xlabel="step", ylabel="length", ylim=(0, None))
+    ax.set(xlabel="step", ylabel="length", xlim=(0, None), ylim=(0, None))
     ax.legend(loc="upper left", fontsize=8)
 
 
@@ -142,7 +160,8 @@ def growth(result: Result, heads: Sequence[str]) -> HTML:
         goal = U_STAR * math.sqrt(len(series.axes["class"]))
         ax.axhline(goal, color=GREY, linewidth=1, linestyle=":")
         ax.set_xscale("symlog", linthresh=1)
-        ax.set(xlabel="step of gradient descent", ylabel="length of the pre-logits", ylim=(0, None))
+        ax.set(xlabel="step of gradient descent", ylabel="length of the pre-logits")
+        ax.set(xlim=(0, None), ylim=(0, None))
         ax.legend()
     return static_figure(
         fig,
@@ -275,14 +294,16 @@ def against_length(result: Result, names: Sequence[str]) -> HTML:
     used = [name for name in names if name in result.series["networks"].axes["network"]]
     accuracy = [100 * float(np.mean(left(name, "all")(result))) for name in used]
     with style():
-        fig, axes = plt.subplots(1, 2, figsize=(6.4, 3.4), sharey=True)
+        fig, axes = plt.subplots(1, 2, figsize=(6.4, 4), sharey=True)
         told = []
         for ax, kind in zip(axes, ("logit", "pre-logit"), strict=True):
             size = [float(np.mean(at(name, f"{kind} norm")(result))) for name in used]
             for name, x, y in zip(used, size, accuracy, strict=True):
                 colour, marker = _look(name)
                 ax.plot(x, y, linestyle="", marker=marker, color=colour, markersize=7)
-                ax.annotate(name, (x, y), (4, 4), textcoords="offset points", fontsize=7)
+                if name in LABELLED:
+                    away, side = LABELLED[name]
+                    ax.annotate(name, (x, y), away, textcoords="offset points", fontsize=8, ha=side)
             ax.set_xscale("log")
             ax.set_xticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
             ax.set_xlim(1, 50)
@@ -290,6 +311,10 @@ def against_length(result: Result, names: Sequence[str]) -> HTML:
             ax.set(xlabel=f"length of the {kind}s, test data")
             told.append(f"{kind}s: rank correlation {spearmanr(size, accuracy).statistic:.2f}")
         axes[0].set_ylabel("accuracy under all attacks (%)")
+        for label, (colour, marker) in FAMILIES.items():
+            look: dict[str, Any] = {"marker": marker, "color": colour, "linestyle": ""}
+            axes[0].plot([], [], label=label, **look)
+        axes[0].legend(fontsize=8, loc="lower left")
     return static_figure(
         fig,
         alt=f"Accuracy under all attacks against length, a point per network. {'; '.join(told)}.",
@@ -301,11 +326,8 @@ def against_length(result: Result, names: Sequence[str]) -> HTML:
 def _look(name: str) -> tuple[str, str]:
     """Colour and marker of a family of methods."""
     method = METHODS[name]
-    if method.penalty:
-        return {"smoothing": (GREEN, "^"), "squeezing": (PINK, "v"), "pairing": (PINK, "P")}[
-            method.penalty
-        ]
-    return {"none": (GREY, "x"), "tanh": (ORANGE, "o"), "blf": (BLUE, "s")}[method.head]
+    kinds = {"none": "no head, no penalty", "tanh": "tanh", "blf": "BLF"}
+    return FAMILIES[method.penalty or kinds[method.head]]
 
 
 def attacks_table(result: Result, names: Sequence[str]) -> HTML:
@@ -322,10 +344,10 @@ def attacks_table(result: Result, names: Sequence[str]) -> HTML:
     """
     used = [name for name in names if name in result.series["standing"].axes["network"]]
     rows = [
-        [name] + [f"{100 * np.mean(left(name, attack)(result)):.1f}" for attack in ATTACK_NAMES]
-        for name in used
+        [words, *(f"{100 * np.mean(left(name, attack)(result)):.1f}" for name in used)]
+        for attack, words in ATTACK_NAMES.items()
     ]
-    return plain_table(["read under, in %", *ATTACK_NAMES.values()], rows)
+    return plain_table(["attack, and what it leaves in %", *used], rows)
 
 
 def text(result: Result, effect: Effect, *, scale: float = 100, form: str = "+.1f") -> str:

@@ -185,9 +185,19 @@ def test_accuracy_against_length_has_both_panels(axes: list[Any]) -> None:
     accuracy = [100 * mean(result, "standing", name, "all") for name in SOME]
     for ax, kind in zip(axes, ("logit", "pre-logit"), strict=True):
         sizes = [mean(result, "networks", name, f"{kind} norm") for name in SOME]
-        assert [float(line.get_xdata()[0]) for line in ax.get_lines()] == pytest.approx(sizes)
-        assert [float(line.get_ydata()[0]) for line in ax.get_lines()] == pytest.approx(accuracy)
-        assert [text.get_text() for text in ax.texts] == SOME
+        lines = [line for line in ax.get_lines() if len(line.get_xdata())]  # the others: legend
+        assert [float(line.get_xdata()[0]) for line in lines] == pytest.approx(sizes)
+        assert [float(line.get_ydata()[0]) for line in lines] == pytest.approx(accuracy)
+        assert [text.get_text() for text in ax.texts] == ["plain", "BLF 1"]
+    legend = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert legend == list(figures.FAMILIES)
+
+
+def test_every_method_has_a_look_of_its_family() -> None:
+    looks = {name: figures._look(name) for name in NAMES}
+    assert set(looks.values()) == set(figures.FAMILIES.values())
+    assert looks["BLF 1"] == looks["AT BLF 5"] != looks["tanh 1"]
+    assert set(figures.LABELLED) <= set(NAMES)
 
 
 def test_the_rank_correlation_is_told() -> None:
@@ -213,12 +223,11 @@ def cells(table: HTML) -> list[list[str]]:
 def test_the_table_has_every_attack() -> None:
     result = measured(names=["plain", "AT", "BLF 1"])
     first, *rows = cells(figures.attacks_table(result, SOME))
-    assert first[1:] == list(figures.ATTACK_NAMES.values())
+    assert first[1:] == ["plain", "BLF 1", "AT"]
     assert set(figures.ATTACK_NAMES) == {"clean", *lesson.ATTACKS, "all"}
-    assert [row[0] for row in rows] == ["plain", "BLF 1", "AT"]
-    for name, *numbers in rows:
-        wanted = [f"{100 * mean(result, 'standing', name, a):.1f}" for a in figures.ATTACK_NAMES]
-        assert numbers == wanted
+    assert [row[0] for row in rows] == list(figures.ATTACK_NAMES.values())
+    for attack, (_, *numbers) in zip(figures.ATTACK_NAMES, rows, strict=True):
+        assert numbers == [f"{100 * mean(result, 'standing', n, attack):.1f}" for n in first[1:]]
 
 
 def test_text_is_a_mean_with_its_interval() -> None:
