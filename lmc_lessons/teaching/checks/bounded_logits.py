@@ -189,7 +189,8 @@ def _check_pairing(measure: Any) -> None:
         len({round(float(value), 6) for value in found.values()}) > 1,
         "every weight gives the same length: train anew for each",
     )
-    for weight in sorted(found)[:2]:
+    weights = sorted(found)
+    for weight in (*weights[:2], weights[-1]):  # each takes a training
         _check_length(weight, float(found[weight]), data)
 
 

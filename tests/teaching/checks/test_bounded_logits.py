@@ -310,6 +310,7 @@ EXPERIMENT: list[tuple[Any, str]] = [
     (lambda w: 0.9 * (3 - w), "that is measured on the test data"),
     (lambda w: 5 - w, "that is squeezing with the same weight"),
     (lambda w: (3 - w) ** 2, "at weight 0.02 you got 8.880, expected 2.980"),
+    (lambda w: 3 - w if w < 0.1 else 2.0, "at weight 0.2 you got 2.000, expected 2.800"),
 ]
 
 
