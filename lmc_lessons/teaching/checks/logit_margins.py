@@ -15,7 +15,7 @@ from lmc_lessons.datasets import Dataset
 from lmc_lessons.evaluation import logit_margins
 from lmc_lessons.experiments.logit_margins import PRESETS
 from lmc_lessons.models import Params, build, predict, unstack
-from lmc_lessons.robustness.attacks import LInf, ensemble, pgd
+from lmc_lessons.robustness.attacks import Attack, LInf, ensemble, pgd
 from lmc_lessons.robustness.importance import SOVR, top_samples
 from lmc_lessons.robustness.masking import standing, together
 from lmc_lessons.teaching.checks import checker, require, require_number, require_tensor
@@ -212,7 +212,8 @@ def left_standing(params: Params, data: Dataset, part: str = "test") -> dict[str
     setup = PRESETS["study"]
     x, y = (data.test_x, data.test_y) if part == "test" else (data.train_x, data.train_y)
     network = functools.partial(predict, build(setup.model).eval(), params)
-    attacks = {"PGD": functools.partial(pgd, steps=20), **ensemble(steps=20, queries=0)}
+    attacks: dict[str, Attack] = {"PGD": functools.partial(pgd, steps=20)}
+    attacks |= ensemble(steps=20, queries=0)
     masks = standing(network, x, y, LInf(setup.epsilon), attacks)
     with torch.no_grad():
         clean = float((network(x).argmax(-1) == y).double().mean())
