@@ -731,7 +731,7 @@ def flattered(claim: str, method: str, paper: str = "not read") -> Claim:
         "kanai2023onevsrest, abstract",
         gap("PGD gap", method, "AT"),
         margin=0.02,
-        reason="two points: less than the several points of the abstract's account",
+        reason="two points: enough to change the order of methods",
         unit="share",
         paper=paper,
     )
@@ -848,7 +848,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "C7a",
         "Under the ensemble, SOVR is more robust than AT.",
-        "kanai2023onevsrest, abstract",
+        "kanai2023onevsrest, from memory",
         gap("ensemble", "SOVR", "AT"),
         margin=0.005,
         reason=HALF_POINT,

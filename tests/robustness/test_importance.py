@@ -274,8 +274,7 @@ def test_points_of_the_attack_are_counted_start_included() -> None:
     counted, now = torch.zeros(y.shape), begin
     for _ in range(5):
         counted += attacked(now).argmax(-1) == y
-        step = {"steps": 1, "step_size": 2.5 * 0.3 / 5, "start": now}
-        now = pgd(attacked, x, y, LInf(0.3), **step)
+        now = pgd(attacked, x, y, LInf(0.3), steps=1, step_size=2.5 * 0.3 / 5, start=now)
     assert torch.equal(right.double(), counted.double())
     torch.testing.assert_close(found, now)
     assert len(right.unique()) > 2
