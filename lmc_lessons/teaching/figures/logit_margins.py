@@ -26,11 +26,11 @@ COLUMNS = {
     "clean accuracy": ("clean", 100, ".1f"),
     "PGD": ("PGD", 100, ".1f"),
     "ensemble": ("ensemble", 100, ".1f"),
-    "hard margin": ("margin, hard", 1, ".2f"),
-    "easy margin": ("margin, easy", 1, ".2f"),
+    "hard margin": ("hard margin", 1, ".2f"),
+    "easy margin": ("easy margin", 1, ".2f"),
     "gradient norm": ("gradient", 1, ".1f"),
     "margin per gradient": ("margin per gradient", 1, ".3f"),
-    "potentially misclassified": ("potentially misclassified", 100, ".0f"),
+    "potentially misclassified": ("unsafe", 100, ".0f"),
 }
 
 
@@ -52,11 +52,11 @@ def title(method: str, config: Mapping[str, Any]) -> str:
     names = {
         "MAIL": "MAIL, bias 0.5",
         "MAIL -0.5": "MAIL, bias −0.5",
-        "top CE": f"CE × {large} on the same samples",
+        "top CE": f"CE × {large} on hard samples",
         "scaled AT": f"AT, loss × {spread:g}",
         "OVR": "OVR for all samples",
         "TSOVR": f"TSOVR, λ = {trades}",
-        "TRADES top CE": f"TRADES, CE × {trades} on the same samples",
+        "TRADES top CE": f"TRADES, CE × {trades} on hard samples",
     }
     return names.get(method, method)
 
@@ -245,7 +245,7 @@ def methods_table(result: Result, methods: Sequence[str] = ()) -> HTML:
     Taught in: book/robustness/logit-margins
     """
     rows = [
-        [title(name, result.config)]
+        [_unbroken(title(name, result.config))]
         + [
             f"{scale * result.interval(f'{name}: {quantity}').mean:{form}}"
             for quantity, (_, scale, form) in COLUMNS.items()
@@ -255,6 +255,13 @@ def methods_table(result: Result, methods: Sequence[str] = ()) -> HTML:
     ]
     heads = [f"{words}{' (%)' if scale == 100 else ''}" for words, scale, _ in COLUMNS.values()]
     return plain_table(["trained by", *heads], rows)
+
+
+def _unbroken(words: str) -> str:
+    """Words as HTML that a narrow column breaks after commas and before "on" only."""
+    return (
+        words.replace(" ", "&nbsp;").replace(",&nbsp;", ", ").replace("&nbsp;on&nbsp;", " on&nbsp;")
+    )
 
 
 def differences_table(result: Result, pairs: Sequence[tuple[str, str]], quantity: str) -> HTML:
