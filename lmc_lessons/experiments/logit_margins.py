@@ -759,7 +759,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C2",
-        "Before that, cross-entropy with weight 1, 3, 10, 100 leads until t = 7.01, 32.8, 106.4, "
+        "Against OVR, cross-entropy with weight 1, 3, 10, 100 leads until t = 7.01, 32.8, 106.4, "
         "1012 (10 classes).",
         "derived for this lesson",
         measured("crossing error"),
@@ -811,7 +811,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "E3",
-        "Multiplying AT's does not.",
+        "Multiplying AT's logits by ten does not.",
         "this lesson",
         within("AT", "sharpened PGD", "PGD"),
         margin=-0.01,
@@ -838,7 +838,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C6b",
-        "It does not lower those of easy samples.",
+        "SOVR does not lower the margins of easy training samples under attack.",
         "kanai2023onevsrest, abstract",
         gap("easy margin", "SOVR", "AT"),
         margin=-0.25,
@@ -856,7 +856,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C7b",
-        "It does not read clean digits worse.",
+        "SOVR does not read clean test samples worse than AT.",
         "kanai2023onevsrest, from memory",
         gap("clean accuracy", "SOVR", "AT"),
         margin=-0.01,
@@ -911,7 +911,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C9b",
-        "Nor does the same total weight, spread over all samples, do worse than on the hard ones.",
+        "The same total weight of cross-entropy, spread over all samples, does no worse than on "
+        "the hard ones.",
         "this lesson",
         gap("ensemble", "scaled AT", "top CE"),
         margin=-0.005,
@@ -929,7 +930,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C9d",
-        "So has OVR on all samples against AT.",
+        "OVR on all samples has the larger margin per gradient than AT.",
         "this lesson",
         excess("margin per gradient", "OVR", "AT"),
         margin=0.2,
@@ -938,7 +939,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C9e",
-        "And still it is no more robust: a larger margin per gradient does not decide.",
+        "And still OVR on all samples is no more robust than AT.",
         "this lesson",
         gap("ensemble", "AT", "OVR"),
         margin=-0.005,
@@ -956,7 +957,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C10b",
-        "GAIRAT leaves more.",
+        "GAIRAT leaves more test samples potentially misclassified than AT.",
         "kanai2023onevsrest, reconstructed",
         gap("potentially misclassified", "GAIRAT", "AT"),
         margin=0.05,

@@ -50,6 +50,8 @@ def ovr_loss(logits: Tensor, y: Tensor) -> Tensor:
     Taught in: book/robustness/logit-margins
     """
     check_logits(logits)
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()  # as autocast does for cross-entropy
     own = F.one_hot(y, logits.shape[-1]).bool()
     return -F.logsigmoid(torch.where(own, logits, -logits)).sum(-1)
 

@@ -83,6 +83,14 @@ def test_extreme_logits_overflow_nowhere() -> None:
     assert ovr_loss(wrong, y).tolist() == [2e4]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_only_that_of_the_logits(dtype: torch.dtype) -> None:
+    logits = torch.tensor([[3.1, -0.7, 0.2]]).to(dtype)
+    found, y = ovr_loss(logits, torch.tensor([0])), torch.tensor([0])
+    assert found.dtype == torch.float32
+    assert torch.equal(found, ovr_loss(logits.float(), y))
+
+
 @pytest.mark.parametrize("shape", [(3, 1), (1,), ()])
 def test_one_class_has_no_margin(shape: tuple[int, ...]) -> None:
     logits = torch.zeros(shape)
