@@ -706,7 +706,7 @@ def measure_network(setting: Setting, params: Params, teacher: Params) -> list[f
 
 
 def feature_shift(before: Tensor, after: Tensor) -> Tensor:
-    r"""How far an attack moves a representation, $\|g(x') - g(x)\| / \|g(x)\|$.
+    r"""How far an attack moves a representation, $\|\varphi(x') - \varphi(x)\| / \|\varphi(x)\|$.
 
     Args:
         before: Features of clean inputs, shape (N, units).

@@ -4,13 +4,13 @@ One objective covers a family. The attack finds inputs $x'$; the loss on them is
 labels, of teachers' soft labels, and of the distance to a teacher's internal representation:
 
 $$L = c\,\ell(f_S, y) + \sum_k w_k\, \tau_k^2\, \mathrm{KL}\big(p_{T_k}^{\tau_k} \,\|\,
-p_S^{\tau_k}\big) + \lambda\, d\big(g_S(x'), g_T(\tilde x)\big)$$
+p_S^{\tau_k}\big) + \lambda\, d\big(\varphi_S(x'), \varphi_T(\tilde x)\big)$$
 
 Each term says whether it looks at the clean inputs or at the attacked ones. Published methods are
 settings of it: see ``ard``, ``rslad``, ``akd`` and ``ardir``.
 
-A representation $g$ is what enters the last linear layer, which every architecture of this package
-calls ``output``; so one forward pass gives representation and logits.
+A representation $\varphi$ is what enters the last linear layer, which every architecture of this
+package calls ``output``; so one forward pass gives representation and logits.
 """
 
 from __future__ import annotations
@@ -138,7 +138,8 @@ def feature_distance(student: Tensor, teacher: Tensor, kind: Distance = "squared
     r"""Distance of two representations, in units in which a student of zeros is at 1.
 
     ``squared`` is equation (eq-ard-features) of the lesson,
-    $\mathbb{E}\|g_S - g_T\|^2 / \mathbb{E}\|g_T\|^2$; ``cosine`` is $1 - \cos(g_S, g_T)$, averaged.
+    $\mathbb{E}\|\varphi_S - \varphi_T\|^2 / \mathbb{E}\|\varphi_T\|^2$; ``cosine`` is the mean of
+    $1 - \cos(\varphi_S, \varphi_T)$.
 
     Args:
         student: Features of S networks, shape (S, B, ...).
@@ -526,7 +527,9 @@ def ardir(
     weight: float = 5.0,
     taught_on: Inputs = "clean",
 ) -> Distillation:
-    r"""ARDIR as reconstructed here: $\mathrm{KL}(p_T(x)\|p_S(x')) + \lambda\,d(g_S(x'), g_T(x))$.
+    r"""ARDIR as reconstructed here: a teacher's output and its representation.
+
+    $$\mathrm{KL}(p_T(x)\|p_S(x')) + \lambda\,d(\varphi_S(x'), \varphi_T(x))$$
 
     Args:
         attack: Finds the inputs.
