@@ -43,8 +43,9 @@ def moving(result: Result, seed: int = 0) -> HTML:
     series, targets = result.series["picture"], result.series["teacher picture"]
     names, epochs, labels = (series.axes[axis] for axis in ("network", "epoch", "image"))
     points, target = np.array(series.values[seed]), np.array(targets.values[seed])
-    far = np.abs(np.concatenate([target[None, None], points.reshape(1, -1, len(labels), 2)], 1))
-    edge = 1.08 * float(far.max())
+    every = np.concatenate([target, points.reshape(-1, 2)])
+    low, high = every.min(0), every.max(0)
+    edges = (low - 0.06 * (high - low), high + 0.06 * (high - low))
     images, alts = [], []
     for k, epoch in enumerate(epochs):
         with style():
@@ -52,7 +53,7 @@ def moving(result: Result, seed: int = 0) -> HTML:
             told = []
             for ax, name, row in zip(axes[0], names, range(len(names)), strict=True):
                 distance = result.series["distance"].values[seed][row][k]
-                _digits(ax, labels, target, points[row, k], edge)
+                _digits(ax, labels, target, points[row, k], edges)
                 ax.set_title(f"{WORDS.get(name, name)}\ndistance {distance:.2f}")
                 told.append(f"{WORDS.get(name, name)} {distance:.2f}")
             images.append(png(fig))
@@ -73,15 +74,21 @@ def moving(result: Result, seed: int = 0) -> HTML:
 
 
 def _digits(
-    ax: Axes, labels: Sequence[int], target: NDArray[Any], own: NDArray[Any], edge: float
+    ax: Axes,
+    labels: Sequence[int],
+    target: NDArray[Any],
+    own: NDArray[Any],
+    edges: tuple[NDArray[Any], NDArray[Any]],
 ) -> None:
     for place, end in zip(target, own, strict=True):
         ax.plot(*zip(place, end, strict=True), color=GREY, linewidth=0.4, alpha=0.5)
     for places, colour, weight in ((target, GREY, "normal"), (own, BLUE, "bold")):
         for label, (x, y) in zip(labels, places, strict=True):
-            text: Any = {"ha": "center", "va": "center", "fontsize": 7}
+            text: Any = {"ha": "center", "va": "center", "fontsize": 8}
             ax.text(x, y, str(label), color=colour, weight=weight, **text)
-    ax.set(xlim=(-edge, edge), ylim=(-edge, edge), xticks=[], yticks=[], aspect="equal")
+    (left, bottom), (right, top) = edges
+    ax.set(xlim=(left, right), ylim=(bottom, top), xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
 
 
 def beside_the_noise(result: Result, names: Sequence[str]) -> HTML:
