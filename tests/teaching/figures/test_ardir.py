@@ -148,7 +148,7 @@ def test_curves_are_means_of_the_test_accuracy(axes: list[Any]) -> None:
 
 def test_the_table_has_the_most_robust_first() -> None:
     result = measured()
-    rows = re.findall(r"<tr><td>(.+?)</td>", figures.methods_table(result).data)
+    rows = re.findall(r"<tr><td[^>]*>(.+?)</td>", figures.methods_table(result).data)
     heights = [np.mean(result.metrics[f"{name}: ensemble accuracy"]) for name in rows]
     assert heights == sorted(heights, reverse=True)
     assert set(rows) == set(NAMES)
