@@ -173,6 +173,19 @@ def difference(larger: str, smaller: str) -> Effect:
     return effect
 
 
+def gap(more: Effect, less: Effect) -> Effect:
+    """The effect of a claim that one effect exceeds another, seed by seed.
+
+    Args:
+        more: The effect that should be larger.
+        less: Its control.
+
+    Returns:
+        A function of a result, one difference per seed.
+    """
+    return lambda result: [p - q for p, q in zip(more(result), less(result), strict=True)]
+
+
 @dataclass
 class Result:
     """What one run measured.

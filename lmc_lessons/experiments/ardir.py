@@ -25,7 +25,14 @@ from torch.nn import functional as F
 
 from lmc_lessons import datasets
 from lmc_lessons.datasets import Dataset
-from lmc_lessons.experiments.runs import Stages, finish, one_thread, train_stages
+from lmc_lessons.experiments.runs import (
+    ONE_CYCLE,
+    PREACT_RESNET18,
+    Stages,
+    finish,
+    one_thread,
+    train_stages,
+)
 from lmc_lessons.models import (
     ModelConfig,
     Params,
@@ -234,20 +241,8 @@ _CIFAR = Config(
     seeds=(0, 1, 2),
     samples=None,
     validation=1000,
-    model=ModelConfig("preact-resnet", (3, 32, 32), 10, width=1, depth=18, norm="batch"),
-    train=TrainConfig(
-        epochs=30,
-        batch_size=128,
-        optimizer="sgd",
-        learning_rate=0.2,
-        weight_decay=5e-4,
-        schedule="one-cycle",
-        augmentation="flip-crop",
-        fast=True,
-        precision="bfloat16",
-        channels_last=True,
-        compile=True,
-    ),
+    model=PREACT_RESNET18,
+    train=ONE_CYCLE,
     methods=("AT", "TRADES", "output", "rep 5"),
     epsilon=8 / 255,
     step_size=2 / 255,

@@ -18,11 +18,18 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lmc_lessons import datasets
 from lmc_lessons.datasets import Dataset
-from lmc_lessons.experiments.runs import Stages, finish, one_thread, train_stages
+from lmc_lessons.experiments.runs import (
+    ONE_CYCLE,
+    PREACT_RESNET18,
+    Stages,
+    finish,
+    load_cut,
+    one_thread,
+    train_stages,
+)
 from lmc_lessons.models import ModelConfig, Params, build, initial, predict, unstack
-from lmc_lessons.results import Claim, Effect, Result, Series, measured
+from lmc_lessons.results import Claim, Effect, Result, Series, gap, measured
 from lmc_lessons.robustness.attacks import (
     Attack,
     LInf,
@@ -258,20 +265,8 @@ _FASHION = Config(
 _CIFAR = Config(
     preset="full-cifar-blf",
     dataset="cifar10",
-    model=ModelConfig("preact-resnet", (3, 32, 32), 10, width=1, depth=18, norm="batch"),
-    train=TrainConfig(
-        epochs=30,
-        batch_size=128,
-        optimizer="sgd",
-        learning_rate=0.2,
-        weight_decay=5e-4,
-        schedule="one-cycle",
-        augmentation="flip-crop",
-        fast=True,
-        precision="bfloat16",
-        channels_last=True,
-        compile=True,
-    ),
+    model=PREACT_RESNET18,
+    train=ONE_CYCLE,
     robust_epochs=30,
     methods=(
         *("plain", "tanh 1", "BLF 1", "BLF 5", "LS 0.5", "LSQ 0.5"),
@@ -434,18 +429,7 @@ def load_data(config: Config, root: Path | None = None) -> Dataset:
     Raises:
         ValueError: If the data set is not there, too small, or does not fit the model.
     """
-    data = datasets.load(config.dataset, root=root)
-    if data.input_shape != config.model.input_shape or data.classes > config.model.classes:
-        raise ValueError(
-            f"{data.name} has inputs of shape {data.input_shape} and {data.classes} classes, the "
-            f"model takes {config.model.input_shape} and {config.model.classes}"
-        )
-    if config.samples is not None and config.samples > len(data.train_x):
-        raise ValueError(
-            f"{data.name} has {len(data.train_x)} training samples, asked for {config.samples}"
-        )
-    some = slice(config.samples)
-    return dataclasses.replace(data, train_x=data.train_x[some], train_y=data.train_y[some])
+    return load_cut(config.dataset, config.model, samples=config.samples, root=root)
 
 
 # Free pre-logits
@@ -696,11 +680,6 @@ def at(name: str, quantity: str) -> Effect:
 def left(name: str, attack: str) -> Effect:
     """Effect: the share of samples that stand under an attack."""
     return lambda result: column(result, "standing", name, attack)
-
-
-def gap(more: Effect, less: Effect) -> Effect:
-    """Effect: one effect minus another, seed by seed."""
-    return lambda result: [p - q for p, q in zip(more(result), less(result), strict=True)]
 
 
 def ratio(more: Effect, less: Effect) -> Effect:

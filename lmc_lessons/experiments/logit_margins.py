@@ -22,10 +22,17 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
 from torch import Tensor, nn
 
-from lmc_lessons import datasets
 from lmc_lessons.datasets import Dataset
 from lmc_lessons.evaluation import logit_margins
-from lmc_lessons.experiments.runs import Stages, finish, one_thread, train_stages
+from lmc_lessons.experiments.runs import (
+    ONE_CYCLE,
+    PREACT_RESNET18,
+    Stages,
+    finish,
+    load_cut,
+    one_thread,
+    train_stages,
+)
 from lmc_lessons.models import ModelConfig, Params, build, predict, unstack
 from lmc_lessons.results import Claim, Effect, Result, Series, difference, measured
 from lmc_lessons.robustness.attacks import (
@@ -248,20 +255,8 @@ _CIFAR = Config(
     preset="full-cifar-margins",
     seeds=(0, 1, 2, 3, 4),
     dataset="cifar10",
-    model=ModelConfig("preact-resnet", (3, 32, 32), 10, width=1, depth=18, norm="batch"),
-    train=TrainConfig(
-        epochs=30,
-        batch_size=128,
-        optimizer="sgd",
-        learning_rate=0.2,
-        weight_decay=5e-4,
-        schedule="one-cycle",
-        augmentation="flip-crop",
-        fast=True,
-        precision="bfloat16",
-        channels_last=True,
-        compile=True,
-    ),
+    model=PREACT_RESNET18,
+    train=ONE_CYCLE,
     methods=("AT", "MART", "GAIRAT", "MAIL", "SOVR", "SOVR large", "top CE"),
     weight=0.5,
     epsilon=8 / 255,
@@ -393,18 +388,8 @@ def load_data(config: Config, root: Path | None = None) -> Dataset:
     Raises:
         ValueError: If the data set is not there, or does not fit the model.
     """
-    data = datasets.load(config.dataset, root=root)
-    if data.input_shape != config.model.input_shape or data.classes > config.model.classes:
-        raise ValueError(
-            f"{data.name} has inputs of shape {data.input_shape} and {data.classes} classes, the "
-            f"model takes {config.model.input_shape} and {config.model.classes}"
-        )
-    return dataclasses.replace(
-        data,
-        train_x=data.train_x[: config.samples],
-        train_y=data.train_y[: config.samples],
-        test_x=data.test_x[: config.test],
-        test_y=data.test_y[: config.test],
+    return load_cut(
+        config.dataset, config.model, samples=config.samples, test=config.test, root=root
     )
 
 

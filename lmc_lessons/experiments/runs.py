@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lmc_lessons import datasets
 from lmc_lessons.datasets import Dataset
 from lmc_lessons.models import ModelConfig, Params
 from lmc_lessons.provenance import code_hash
@@ -28,6 +29,20 @@ from lmc_lessons.results import Claim, Result, dump, peak_memory_mb, write_atomi
 from lmc_lessons.training import Loss, TrainConfig, cross_entropy, train
 
 Config = TypeVar("Config")
+PREACT_RESNET18 = ModelConfig("preact-resnet", (3, 32, 32), 10, width=1, depth=18, norm="batch")
+ONE_CYCLE = TrainConfig(  # adversarial training on CIFAR-10 in thirty epochs
+    epochs=30,
+    batch_size=128,
+    optimizer="sgd",
+    learning_rate=0.2,
+    weight_decay=5e-4,
+    schedule="one-cycle",
+    augmentation="flip-crop",
+    fast=True,
+    precision="bfloat16",
+    channels_last=True,
+    compile=True,
+)
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
 
 
@@ -112,6 +127,50 @@ class Stages:
         """Remove the partial work, once the result is safely written."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def load_cut(
+    name: str,
+    model: ModelConfig,
+    *,
+    samples: int | None = None,
+    test: int | None = None,
+    root: Path | None = None,
+) -> Dataset:
+    """Load a data set for an architecture, and keep the first so many of each split.
+
+    Args:
+        name: Name for ``datasets.load``.
+        model: What it must fit.
+        samples: Training samples to keep; None keeps all.
+        test: Test samples to keep; None keeps all.
+        root: Where data sets lie.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ValueError: If the data set is not there, is too small, or does not fit the model.
+    """
+    data = datasets.load(name, root=root)
+    if data.input_shape != model.input_shape or data.classes > model.classes:
+        raise ValueError(
+            f"{data.name} has inputs of shape {data.input_shape} and {data.classes} classes, the "
+            f"model takes {model.input_shape} and {model.classes}"
+        )
+    for kind, wanted, there in (
+        ("training", samples, len(data.train_x)),
+        ("test", test, len(data.test_x)),
+    ):
+        if wanted is not None and wanted > there:
+            raise ValueError(f"{data.name} has {there} {kind} samples, asked for {wanted}")
+    return dataclasses.replace(
+        data,
+        train_x=data.train_x[:samples],
+        train_y=data.train_y[:samples],
+        test_x=data.test_x[:test],
+        test_y=data.test_y[:test],
+    )
 
 
 def train_stages(

@@ -19,6 +19,7 @@ from lmc_lessons.experiments.runs import (
     Stages,
     config_hash,
     finish,
+    load_cut,
     one_thread,
     override,
     train_stages,
@@ -244,6 +245,34 @@ def test_seconds_of_finished_stages_are_remembered(
     again.tensors("a", Work(None))
     again.numbers("b", Work(None))
     assert (first.seconds, again.seconds) == (2.0, 2.0)
+
+
+# --- Data -----------------------------------------------------------------------------------------
+
+
+def test_the_first_samples_of_each_split_are_kept() -> None:
+    data = load_cut("digits", ModelConfig(), samples=7, test=5)
+    assert torch.equal(data.train_x, DIGITS.train_x[:7])
+    assert torch.equal(data.train_y, DIGITS.train_y[:7])
+    assert torch.equal(data.test_x, DIGITS.test_x[:5])
+    assert torch.equal(data.test_y, DIGITS.test_y[:5])
+    assert load_cut("digits", ModelConfig()).sha256 == DIGITS.sha256
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted", "message"),
+    [
+        (ModelConfig(input_shape=(64,)), {}, r"digits has inputs of shape \(1, 8, 8\)"),
+        (ModelConfig(classes=9), {}, "and 10 classes, the model takes .* and 9"),
+        (ModelConfig(), {"samples": 5000}, r"training samples, asked for 5000"),
+        (ModelConfig(), {"test": 5000}, r"test samples, asked for 5000"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(
+    model: ModelConfig, wanted: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_cut("digits", model, **wanted)
 
 
 # --- Training in stages ---------------------------------------------------------------------------
