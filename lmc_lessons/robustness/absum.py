@@ -1,11 +1,11 @@
 r"""Absum: penalise the absolute value of the sum of every convolution kernel.
 
-The penalty has a kink where a sum is zero, so its gradient never lets a sum rest there. Its proximal
-step does, and has a closed form. A proximal step comes after each step of the optimiser, so it is a
-hook around the one training loop and not another loop.
+The penalty has a kink where a sum is zero, so its gradient never lets a sum rest there. Its
+proximal step does, and has a closed form. A proximal step comes after each step of the optimiser,
+so it is a hook around the one training loop and not another loop.
 
-Kernels are the last two axes of a weight of shape (..., out, in, h, w). A kernel of one pixel is its
-own sum, so there Absum is the L1 norm; ``after_each_step`` leaves such weights alone.
+Kernels are the last two axes of a weight of shape (..., out, in, h, w). A kernel of one pixel is
+its own sum, so there Absum is the L1 norm; ``after_each_step`` leaves such weights alone.
 """
 
 from __future__ import annotations
@@ -126,9 +126,39 @@ def l1_step(weight: Tensor, size: float) -> Tensor:
     return weight - weight.clamp(-size, size)
 
 
-def is_kernel(stacked: Tensor) -> bool:
-    """Whether a tensor of shape (S, ...) holds kernels of more than one pixel."""
-    return stacked.dim() == 5 and stacked.shape[-1] * stacked.shape[-2] > 1
+def kernels(params: Params, lead: int = 0) -> Params:
+    """The tensors that hold kernels of more than one pixel, by name.
+
+    Args:
+        params: Parameters of a network.
+        lead: 1 for stacked parameters, which have an axis of seeds in front; else 0.
+
+    Returns:
+        Those of shape (out, in, h, w) behind the leading axes.
+
+    Taught in: book/robustness/absum
+    """
+    return {name: tensor for name, tensor in params.items() if is_kernel(tensor, lead)}
+
+
+def is_kernel(tensor: Tensor, lead: int = 0) -> bool:
+    """Whether a tensor holds kernels of more than one pixel, behind so many leading axes."""
+    return tensor.dim() == lead + 4 and tensor.shape[-1] * tensor.shape[-2] > 1
+
+
+def without_sums(params: Params) -> Params:
+    """The same network with every kernel's mean taken off; kernels of one pixel stay.
+
+    Args:
+        params: One network.
+
+    Returns:
+        A network whose kernels sum to zero.
+
+    Taught in: book/robustness/absum
+    """
+    flat = {n: k - k.mean((-2, -1), keepdim=True) for n, k in kernels(params).items()}
+    return {**params, **flat}
 
 
 @contextlib.contextmanager
@@ -156,8 +186,10 @@ def after_each_step(step: ProximalStep, strength: float) -> Iterator[None]:
     @torch.no_grad()
     def hook(optimizer: Optimizer, *_: Any) -> None:
         for group in optimizer.param_groups:
-            for weight in filter(is_kernel, group["params"]):
-                weight.copy_(step(weight, float(group["lr"]) * strength))
+            size = float(group["lr"]) * strength
+            for weight in group["params"]:
+                if is_kernel(weight, lead=1):
+                    weight.copy_(step(weight, size))
 
     handle = register_optimizer_step_post_hook(hook)
     try:
@@ -204,14 +236,9 @@ class Penalised:
     def __call__(self, network: Network, x: Tensor, y: Tensor) -> Tensor:
         """Objective and penalty, one number per network, shape (S,)."""
         loss = self.objective(network, x, y)
-        for weight in kernels(network.params).values():
+        for weight in kernels(network.params, lead=1).values():
             loss = loss + self.strength * self.penalty(weight)
         return loss
-
-
-def kernels(params: Params) -> Params:
-    """The tensors of stacked parameters that hold kernels of more than one pixel, by name."""
-    return {name: tensor for name, tensor in params.items() if is_kernel(tensor)}
 
 
 def _check(name: str, value: float) -> None:

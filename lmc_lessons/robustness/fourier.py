@@ -1,8 +1,9 @@
 r"""Waves as attacks, and convolutions as seen by waves.
 
-A circular convolution is a circulant matrix, and the eigenvectors of every circulant matrix are the
-Fourier waves. So a wave is what a convolution amplifies or removes as a whole, and one wave added to
-all images is an attack that needs no gradient, no label and no query: the single Fourier attack.
+A circular convolution is a circulant matrix, and the eigenvectors of every circulant matrix are
+the Fourier waves. So a wave is what a convolution amplifies or removes as a whole, and one wave
+added to all images is an attack that needs no gradient, no label and no query: the single Fourier
+attack.
 
 Images have any number of leading axes; the last two are rows and columns. A frequency (u, v) counts
 the periods along the rows and along the columns.
