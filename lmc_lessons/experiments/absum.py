@@ -360,7 +360,7 @@ def run(
 
 
 def enlarged(data: Dataset, side: int) -> Dataset:
-    """The same images with more pixels, linear between the old ones: no new fast waves.
+    """The same images with more pixels, linear between the old ones, so with few fast waves.
 
     Args:
         data: Images.
