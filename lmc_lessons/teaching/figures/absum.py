@@ -1,0 +1,258 @@
+"""Figures of the lesson on the sum of a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import HTML
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lmc_lessons.evaluation import t_interval
+from lmc_lessons.experiments.absum import ABSUM, METHODS, OTHER, PROJECTED, Config, at
+from lmc_lessons.results import Result
+from lmc_lessons.teaching.figures import BLUE, GREEN, GREY, ORANGE, PINK, averaged, style
+from lmc_lessons.teaching.interactive import figure_html, static_figure
+from lmc_lessons.teaching.interactive.markup import encoded, source
+from lmc_lessons.teaching.tables import plain_table
+
+WORDS = {"none": "a plain network", ABSUM: "with Absum", OTHER: "a plain network of another seed"}
+FAMILIES = {
+    "": ("none", GREY, "o"),
+    "decay": ("weight decay", ORANGE, "^"),
+    "L1": ("L1", PINK, "v"),
+    "clip": ("clipped singular values", "#e69f00", "x"),
+    "checkerboard": ("alternating sum", GREEN, "D"),
+    "Absum": ("Absum", BLUE, "s"),
+}
+
+
+def mean_map(result: Result, network: str) -> NDArray[np.float64]:
+    """Accuracy at every frequency, mean over seeds.
+
+    Args:
+        result: A study or a full-scale run.
+        network: Name on the axis of the heat maps; ``Absum`` is the one of the configuration.
+
+    Returns:
+        Shape (u, v), shares.
+    """
+    series = result.series["heat map"]
+    name = result.config.get("absum", Config.absum) if network == ABSUM else network
+    row = series.axes["network"].index(name)
+    mean: NDArray[np.float64] = np.mean([seed[row] for seed in series.values], axis=0)
+    return mean
+
+
+def waves_figure(
+    result: Result, x: Tensor, labels: Sequence[str], *, start: tuple[int, int]
+) -> HTML:
+    """Add a wave of any frequency to an image, and see who still reads such images.
+
+    Args:
+        result: A study with heat maps.
+        x: A few images of shape (N, 1, H, W), in [0, 1].
+        labels: What each shows.
+        start: The frequency shown first.
+
+    Returns:
+        An interactive figure.
+
+    Taught in: book/robustness/absum
+    """
+    names = ("none", ABSUM)
+    maps = [mean_map(result, name).round(4) for name in names]
+    epsilon = result.config["wave_epsilon"]
+    told = "; ".join(
+        f"{WORDS[name]} {m[start]:.0%} at {start}, {np.delete(m.ravel(), 0).mean():.0%} on average "
+        f"and {np.delete(m.ravel(), 0).min():.0%} at worst"
+        for name, m in zip(names, maps, strict=True)
+    )
+    payload = {
+        "rows": x.shape[-2],
+        "columns": x.shape[-1],
+        "images": encoded(np.rint(x.numpy() * 255).astype(np.uint8)),
+        "count": len(x),
+        "labels": list(labels),
+        "epsilon": epsilon,
+        "maps": [
+            {"name": WORDS[name], "values": m.tolist()} for name, m in zip(names, maps, strict=True)
+        ],
+        "low": 0.0,
+        "high": 1.0,
+        "lowText": "0 %",
+        "highText": "100 %",
+        "start": list(start),
+        "rowLabel": "periods from top to bottom",
+        "columnLabel": "periods from left to right",
+    }
+    return figure_html(
+        "waves",
+        payload,
+        alt=f"Share of images read with a wave added, by frequency: {told}.",
+        caption=(
+            f"One wave of size {epsilon:g} is added to every image, then pixels are clipped to "
+            f"[0, 1]. The maps show the mean of {len(result.seeds)} networks each. Frequencies "
+            "near the corners are slow, those in the middle are fast."
+        ),
+        fallback=f"Images read correctly: {told}.",
+        script=source("waves.js"),
+    )
+
+
+def heat_maps(result: Result) -> HTML:
+    """Accuracy at every frequency: plain, plain from another seed, and with Absum.
+
+    Args:
+        result: A study or a full-scale run.
+
+    Returns:
+        A figure of three panels.
+
+    Taught in: book/robustness/absum
+    """
+    names, told = ("none", OTHER, ABSUM), []
+    with style():
+        fig, axes = plt.subplots(1, 3, figsize=(7.2, 2.8), sharey=True)
+        for ax, name in zip(axes, names, strict=True):
+            values = mean_map(result, name)
+            rolled = np.fft.fftshift(values)
+            half = [length // 2 for length in values.shape]
+            extent = (-half[1] - 0.5, half[1] - 0.5, half[0] - 0.5, -half[0] - 0.5)
+            image = ax.imshow(rolled, vmin=0, vmax=1, cmap="viridis", extent=extent)
+            ax.set(title=WORDS[name].replace("a plain network", "plain"), xlabel="v (periods)")
+            told.append(f"{WORDS[name]} {np.delete(values.ravel(), 0).mean():.0%}")
+        axes[0].set_ylabel("u (periods)")
+        fig.colorbar(image, ax=axes, label="images read correctly")
+    return static_figure(
+        fig,
+        alt=f"Accuracy by frequency of the wave. Mean over frequencies: {', '.join(told)}.",
+        caption=(
+            f"Waves of size {result.config['wave_epsilon']:.2g}. Slow waves lie in the middle, "
+            f"(0, 0) is a change of brightness. Means over {len(result.seeds)} seeds."
+        ),
+    )
+
+
+def trade_off(result: Result, quantity: str = "fast waves, worst") -> HTML:
+    """Clean accuracy against accuracy under waves: one point for each way to train.
+
+    Args:
+        result: A study or a full-scale run.
+        quantity: What stands on the vertical axis.
+
+    Returns:
+        A figure.
+
+    Taught in: book/robustness/absum
+    """
+    names = [n for n in result.config["methods"] if not METHODS[n].adversarial]
+    told, named = [], set()
+    with style():
+        fig, ax = plt.subplots(figsize=(6.4, 3.8))
+        for name in names:
+            label, colour, mark = FAMILIES[METHODS[name].kind]
+            x, y = (t_interval(at(name, q)(result)) for q in ("clean accuracy", quantity))
+            line = ax.errorbar(
+                100 * x.mean,
+                100 * y.mean,
+                yerr=None if len(result.seeds) < 2 else 100 * (y.high - y.mean),
+                color=colour,
+                marker=mark,
+                linestyle="",
+                elinewidth=0.8,
+                markersize=7,
+                label=label if label not in named else None,
+            )
+            named.add(label)
+            assert line is not None
+            text = name.split(" ")[-1] if METHODS[name].kind else ""
+            place = (100 * x.mean, 100 * y.mean)
+            ax.annotate(text, place, (6, 5), textcoords="offset points", fontsize=7)
+            told.append(f"{name} {x.mean:.1%} and {y.mean:.1%}")
+        ax.set(xlabel="clean accuracy (%)", ylabel=f"accuracy, {quantity} (%)")
+        ax.legend(fontsize=8, loc="best")
+    return static_figure(
+        fig,
+        alt=f"Clean accuracy and accuracy, {quantity}: {'; '.join(told)}.",
+        caption=(
+            "A point for each way to train; the number beside it is the strength. "
+            f"{averaged(len(result.seeds), 'bars', 'seed')}"
+        ),
+    )
+
+
+COLUMNS = {
+    "clean accuracy": "clean",
+    "fast waves, worst": "fast waves, worst",
+    "fast waves, mean": "fast waves, mean",
+    "slow waves, mean": "slow waves, mean",
+    "noise accuracy": "fast noise",
+    "PGD accuracy": "PGD",
+    "transfer accuracy": "transferred PGD",
+}
+
+
+def methods_table(result: Result) -> HTML:
+    """What every way to train ends with, means over seeds.
+
+    Args:
+        result: A study or a full-scale run.
+
+    Returns:
+        A table.
+
+    Taught in: book/robustness/absum
+    """
+    rows = []
+    for name in (*result.config["methods"], PROJECTED):
+        mean = {q: float(np.mean(at(name, q)(result))) for q in (*COLUMNS, *SUMS)}
+        rows.append(
+            [name]
+            + [f"{100 * mean[q]:.1f}&nbsp;%" for q in COLUMNS]
+            + [f"{mean[q]:.2f}" for q in SUMS]
+        )
+    return plain_table(["trained with", *COLUMNS.values(), *SUMS.values()], rows)
+
+
+SUMS = {
+    "sum, first layer": "|sum|, first layer",
+    "sum, later layers": "|sum|, later layers",
+    "kernel L1 norm": "L1 norm of a kernel",
+}
+
+
+def variants_table(result: Result) -> HTML:
+    """The main setting beside the others: what decay and Absum change, against plain training.
+
+    Args:
+        result: A study with variants.
+
+    Returns:
+        A table of differences with their intervals.
+
+    Taught in: book/robustness/absum
+    """
+    settings = {
+        "5x5 kernels, 16x16": None,
+        **{n: n for n in result.series["variants"].axes["variant"]},
+    }
+    rows = []
+    for title, variant in settings.items():
+        for name in (result.config["decay"], result.config["absum"]):
+            cells = []
+            for quantity in (
+                "clean accuracy",
+                "fast waves, worst",
+                "fast waves, mean",
+                "noise accuracy",
+            ):
+                plain = at("none", quantity, variant)(result)
+                ours = at(name, quantity, variant)(result)
+                found = t_interval([100 * (p - q) for p, q in zip(ours, plain, strict=True)])
+                cells.append(f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]")
+            rows.append([title, name, *cells])
+    heads = ["clean", "fast waves, worst", "fast waves, mean", "fast noise"]
+    return plain_table(["setting", "against none", *heads], rows)
