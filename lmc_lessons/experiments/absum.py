@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from lmc_lessons import datasets
@@ -53,8 +54,10 @@ from lmc_lessons.robustness.fourier import (
     band,
     circulant,
     clip_singular_values,
+    distance,
     heat_map,
     high_frequency_noise,
+    single_fourier_attack,
     singular_values,
 )
 from lmc_lessons.robustness.masking import standing
@@ -115,7 +118,10 @@ QUANTITIES = (
     "sum, first layer",
     "sum, later layers",
     "kernel L1 norm",
+    "gain, slow waves",
+    "gain, fast waves",
 )
+PUT_BACK = "worst fast wave, means put back"  # measured where ``kernel`` is set
 
 
 class Variant(NamedTuple):
@@ -281,7 +287,7 @@ PRESETS: dict[str, Config] = {
         methods=("none", "decay 0.01", "decay 0.03", "L1 0.01", "checkerboard 0.1", "Absum 0.1"),
         variants=(),
         wave_epsilon=80 / 255,
-        waves_with=200,
+        waves_with=150,
         edge=9,
         noise_epsilon=80 / 255,
         epsilon=0.03,
@@ -343,7 +349,7 @@ def run(
     }
     if config.variants:
         axes = {"variant": list(config.variants), "network": compared(config)}
-        series["variants"] = Series(axes | {"quantity": list(QUANTITIES)}, again)
+        series["variants"] = Series(axes | {"quantity": quantities(config)}, again)
     return finish(
         LESSON,
         config,
@@ -565,6 +571,18 @@ def compared(config: Config) -> list[str]:
     return ["none", config.decay, config.absum]
 
 
+def quantities(config: Config) -> list[str]:
+    """What is measured of every network.
+
+    Args:
+        config: What to run.
+
+    Returns:
+        ``QUANTITIES``, and what an intervention on a small network gives.
+    """
+    return [*QUANTITIES, *([] if config.kernel is None else [PUT_BACK])]
+
+
 def axes_of(config: Config) -> dict[str, dict[str, list[Any]]]:
     """Axes of the series that every run has.
 
@@ -578,7 +596,7 @@ def axes_of(config: Config) -> dict[str, dict[str, list[Any]]]:
     return {
         "networks": {
             "network": [*config.methods, PROJECTED],
-            "quantity": list(QUANTITIES),
+            "quantity": quantities(config),
         },
         "heat map": {
             "network": ["none", config.absum, OTHER],
@@ -696,7 +714,7 @@ def measure_network(setting: Setting, params: Params, surrogate: Params, seed: i
         seed: Decides the noise and the starts of attacks.
 
     Returns:
-        ``quantities`` in the order of ``QUANTITIES``, and the ``map`` of accuracies.
+        Numbers in the order of ``quantities``, and the ``map`` of accuracies.
     """
     config, module = setting.config, setting.module().eval()
     x, y = images(setting)
@@ -728,7 +746,58 @@ def measure_network(setting: Setting, params: Params, surrogate: Params, seed: i
         "transfer accuracy": float(left["foreign"].double().mean()),
         **kernel_quantities(setting, params),
     }
-    return {"quantities": [values[name] for name in QUANTITIES], "map": drawn}
+    if isinstance(module, KernelCNN):
+        frequency = worst_frequency(accuracies, config.edge)
+        attacked = single_fourier_attack(x, frequency, config.wave_epsilon)
+        with torch.no_grad():
+            logits = means_put_back(module, params, x, attacked)
+        values[PUT_BACK] = float((logits.argmax(-1) == y).double().mean())
+    return {"quantities": [values[name] for name in quantities(config)], "map": drawn}
+
+
+def worst_frequency(accuracy: Tensor, edge: int) -> tuple[int, int]:
+    """The frequency of the wave that harms most, among the fast ones; the first of several.
+
+    Args:
+        accuracy: A heat map of shape (H, W).
+        edge: Periods from which on a wave is fast.
+
+    Returns:
+        (u, v).
+    """
+    slow = distance(*accuracy.shape) < edge
+    u, v = divmod(int(accuracy.masked_fill(slow, 2.0).argmin()), accuracy.shape[1])
+    return u, v
+
+
+def means_put_back(module: KernelCNN, params: Params, x: Tensor, attacked: Tensor) -> Tensor:
+    """Read attacked images, with the means of the first layer's maps as on the clean images.
+
+    So the attack reaches the second layer only by what it changes around the means.
+
+    Args:
+        module: The architecture.
+        params: One network.
+        x: Clean images of shape (N, C, H, W).
+        attacked: The same images, attacked.
+
+    Returns:
+        Logits of shape (N, classes).
+
+    Taught in: book/robustness/absum
+    """
+
+    def layer(name: str, inputs: Tensor) -> Tensor:
+        own = {n.removeprefix(f"{name}."): t for n, t in params.items() if n.startswith(f"{name}.")}
+        outputs: Tensor = functional_call(getattr(module, name), own, (inputs,))
+        return outputs
+
+    before, after = (
+        module.pool(F.relu(layer("norm1", layer("conv1", images)))) for images in (x, attacked)
+    )
+    h = after - (after - before).mean((2, 3), keepdim=True)
+    h = module.pool(F.relu(layer("norm2", layer("conv2", h))))
+    return layer("output", F.relu(layer("hidden", h.flatten(1))))
 
 
 def accuracy(setting: Setting, run_model: Any, x: Tensor, y: Tensor) -> float:
@@ -743,19 +812,25 @@ def accuracy(setting: Setting, run_model: Any, x: Tensor, y: Tensor) -> float:
 
 
 def kernel_quantities(setting: Setting, params: Params) -> dict[str, float]:
-    """Mean absolute sum of the kernels of the first and of the later layers, and mean L1 norm.
+    """What the kernels are like.
 
     Args:
         setting: The architecture, for the order of its layers.
         params: One network.
 
     Returns:
-        The last three of ``QUANTITIES``.
+        Mean absolute sum of the kernels of the first and of the later layers, mean L1 norm, and
+        the first layer's largest singular value, mean over slow and over fast frequencies.
     """
     names = [n for n in parameter_names(setting.module()) if n in kernels(params)]
     first, *later = (kernel_sums(params[name]).abs().flatten() for name in names)
     norms = torch.cat([params[name].abs().sum((-2, -1)).flatten() for name in names])
+    side, edge = setting.model.input_shape[-1], setting.config.edge
+    speed = distance(side, side).to(setting.device)
+    gain = singular_values(params[names[0]], side)[..., 0]
     return {
+        "gain, slow waves": float(gain[(speed > 0) & (speed < edge)].mean()),
+        "gain, fast waves": float(gain[speed >= edge].mean()),
         "sum, first layer": float(first.mean()),
         "sum, later layers": float(torch.cat(later).mean()),
         "kernel L1 norm": float(norms.mean()),
