@@ -14,6 +14,7 @@ import torch
 from fakes import SHAPES, check_claims, killed_again_and_again, random_images, shape
 from fakes import synthetic as fake_result
 from torch import Tensor
+from torch.nn import functional as F
 
 from lmc_lessons import datasets
 from lmc_lessons.datasets import Dataset
@@ -469,7 +470,7 @@ def test_quantities_are_in_the_order_of_their_names() -> None:
     setting = setting_of(config)
     params, other = (lesson.trained(setting, "none", s, Stages(None, config)) for s in (0, 1))
     found = lesson.measure_network(setting, params, other, 5)
-    named = dict(zip(lesson.QUANTITIES, found["quantities"], strict=True))
+    named = dict(zip(lesson.quantities(config), found["quantities"], strict=True))
     module = KernelCNN(config.model, 5)
     x, y = setting.data.test_x[:8], setting.data.test_y[:8]
 
@@ -503,6 +504,42 @@ def test_quantities_are_in_the_order_of_their_names() -> None:
     assert named["sum, later layers"] == pytest.approx(float(later))
     norms = [params[f"conv{k}.weight"].abs().sum((-2, -1)).flatten() for k in (1, 2)]
     assert named["kernel L1 norm"] == pytest.approx(float(torch.cat(norms).mean()))
+    gain = singular_values(params["conv1.weight"], 16)[..., 0]
+    assert named["gain, fast waves"] == pytest.approx(float(gain[speed >= 5].mean()))
+    slow_ones = (speed < 5) & (speed > 0)
+    assert named["gain, slow waves"] == pytest.approx(float(gain[slow_ones].mean()))
+    u, v = lesson.worst_frequency(table.double(), 5)
+    assert speed[u, v] >= 5
+    assert float(table[u, v]) == float(fast.min())
+    attacked = single_fourier_attack(x, (u, v), 0.3)
+    logits = lesson.means_put_back(module, params, x, attacked)
+    right = (logits.argmax(-1) == y).double().mean()
+    assert named[lesson.PUT_BACK] == float(right)
+
+
+def test_means_are_put_back_and_nothing_else() -> None:
+    config = small()
+    setting = setting_of(config)
+    params = lesson.trained(setting, "none", 0, Stages(None, config))
+    module = KernelCNN(config.model, 5)
+    x = setting.data.test_x
+    attacked = single_fourier_attack(x, (8, 3), 0.5)
+    assert torch.allclose(
+        lesson.means_put_back(module, params, x, x), predict(module, params, x), atol=1e-5
+    )
+
+    def first(images: Tensor) -> Tensor:
+        h = F.conv2d(images, params["conv1.weight"], params["conv1.bias"], padding=2)
+        return F.max_pool2d(h.clamp_min(0), 2)
+
+    h = first(attacked)
+    h = h - h.mean((2, 3), keepdim=True) + first(x).mean((2, 3), keepdim=True)
+    h = F.conv2d(h, params["conv2.weight"], params["conv2.bias"], padding=2)
+    h = F.max_pool2d(h.clamp_min(0), 2).flatten(1)
+    h = (h @ params["hidden.weight"].T + params["hidden.bias"]).clamp_min(0)
+    wanted = h @ params["output.weight"].T + params["output.bias"]
+    assert torch.allclose(lesson.means_put_back(module, params, x, attacked), wanted, atol=1e-5)
+    assert not torch.allclose(wanted, predict(module, params, attacked), atol=1e-3)
 
 
 def test_the_network_without_sums_is_the_plain_one_changed(
@@ -568,6 +605,8 @@ def test_shrunk_presets_run(preset: str, monkeypatch: pytest.MonkeyPatch) -> Non
         *(["variants"] if config.variants else []),
     }
     assert result.series["networks"].axes["network"] == [*config.methods, lesson.PROJECTED]
+    kept = config.kernel is not None
+    assert (lesson.PUT_BACK in result.series["networks"].axes["quantity"]) == kept
     if preset == "study":
         open_ones = {c.id for c in result.claims if c.verdict == "not-measured"}
         assert open_ones <= {"C10a", "C10b"}, "heat maps may be constant on random images"
