@@ -511,10 +511,9 @@ def test_quantities_are_in_the_order_of_their_names() -> None:
     u, v = lesson.worst_frequency(table.double(), 5)
     assert speed[u, v] >= 5
     assert float(table[u, v]) == float(fast.min())
-    attacked = single_fourier_attack(x, (u, v), 0.3)
-    logits = lesson.means_put_back(module, params, x, attacked)
-    right = (logits.argmax(-1) == y).double().mean()
-    assert named[lesson.PUT_BACK] == float(right)
+    waved = single_fourier_attack(x, (u, v), 0.3)
+    back = lesson.means_put_back(module, params, x, waved)
+    assert named[lesson.PUT_BACK] == float((back.argmax(-1) == y).double().mean())
 
 
 def test_means_are_put_back_and_nothing_else() -> None:

@@ -175,7 +175,7 @@ def by_hand(data: Dataset, step: ProximalStep, strength: float, seed: int) -> di
                 for name, p in model.named_parameters():
                     assert p.grad is not None
                     speed[name] = 0.9 * speed[name] + p.grad
-                    p -= rate * speed[name]
+                    p.sub_(rate * speed[name])
                     if p.dim() == 4:
                         p.copy_(step(p, rate * strength))
     return {name: p.detach() for name, p in model.named_parameters()}

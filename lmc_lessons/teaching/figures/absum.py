@@ -11,8 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lmc_lessons.evaluation import t_interval
-from lmc_lessons.experiments.absum import ABSUM, METHODS, OTHER, PROJECTED, Config, at
-from lmc_lessons.results import Result
+from lmc_lessons.experiments.absum import (
+    ABSUM,
+    METHODS,
+    OTHER,
+    PROJECTED,
+    PUT_BACK,
+    Config,
+    at,
+    gap,
+)
+from lmc_lessons.results import Effect, Result
 from lmc_lessons.teaching.figures import BLUE, GREEN, GREY, ORANGE, PINK, averaged, style
 from lmc_lessons.teaching.interactive import figure_html, static_figure
 from lmc_lessons.teaching.interactive.markup import encoded, source
@@ -26,6 +35,17 @@ FAMILIES = {
     "clip": ("clipped singular values", "#e69f00", "x"),
     "checkerboard": ("alternating sum", GREEN, "D"),
     "Absum": ("Absum", BLUE, "s"),
+}
+
+ROUTES = ("gain, slow waves", "gain, fast waves", "sum, later layers", PUT_BACK)
+COLUMNS = {
+    "clean accuracy": "clean",
+    "fast waves, worst": "fast waves, worst",
+    "fast waves, mean": "fast waves, mean",
+    "slow waves, mean": "slow waves, mean",
+    "noise accuracy": "fast noise",
+    "PGD accuracy": "PGD",
+    "transfer accuracy": "transferred PGD",
 }
 
 
@@ -184,17 +204,6 @@ def trade_off(result: Result, quantity: str = "fast waves, worst") -> HTML:
     )
 
 
-COLUMNS = {
-    "clean accuracy": "clean",
-    "fast waves, worst": "fast waves, worst",
-    "fast waves, mean": "fast waves, mean",
-    "slow waves, mean": "slow waves, mean",
-    "noise accuracy": "fast noise",
-    "PGD accuracy": "PGD",
-    "transfer accuracy": "transferred PGD",
-}
-
-
 def methods_table(result: Result) -> HTML:
     """What every way to train ends with, means over seeds.
 
@@ -208,20 +217,46 @@ def methods_table(result: Result) -> HTML:
     """
     rows = []
     for name in (*result.config["methods"], PROJECTED):
-        mean = {q: float(np.mean(at(name, q)(result))) for q in (*COLUMNS, *SUMS)}
+        mean = {q: float(np.mean(at(name, q)(result))) for q in COLUMNS}
+        rows.append([name] + [f"{100 * mean[q]:.1f}&nbsp;%" for q in COLUMNS])
+    return plain_table(["trained with", *COLUMNS.values()], rows)
+
+
+def routes_table(result: Result) -> HTML:
+    """The two routes of a fast wave, by way to train: what the first layer does, and the means.
+
+    Args:
+        result: A study.
+
+    Returns:
+        A table; the last column is how much of the loss comes back with the means.
+
+    Taught in: book/robustness/absum
+    """
+    kept = ["none", *(n for n in result.config["methods"] if METHODS[n].kind), PROJECTED]
+    shown = [n for n in kept if n not in METHODS or not METHODS[n].adversarial]
+    rows = []
+    for name in shown:
+        mean = {q: float(np.mean(at(name, q)(result))) for q in (*ROUTES, "fast waves, worst")}
+        back = t_interval([100 * v for v in put_back(name)(result)])
         rows.append(
-            [name]
-            + [f"{100 * mean[q]:.1f}&nbsp;%" for q in COLUMNS]
-            + [f"{mean[q]:.2f}" for q in SUMS]
+            [
+                name,
+                f"{mean['gain, slow waves']:.2f}",
+                f"{mean['gain, fast waves']:.2f}",
+                f"{mean['sum, later layers']:.2f}",
+                f"{100 * mean['fast waves, worst']:.1f}&nbsp;%",
+                f"{100 * mean[PUT_BACK]:.1f}&nbsp;%",
+                f"{back.mean:+.1f} [{back.low:+.1f}, {back.high:+.1f}]",
+            ]
         )
-    return plain_table(["trained with", *COLUMNS.values(), *SUMS.values()], rows)
+    heads = ["trained with", "gain, slow waves", "gain, fast waves", "|sum|, second layer"]
+    return plain_table([*heads, "worst fast wave", "means put back", "points gained"], rows)
 
 
-SUMS = {
-    "sum, first layer": "|sum|, first layer",
-    "sum, later layers": "|sum|, later layers",
-    "kernel L1 norm": "L1 norm of a kernel",
-}
+def put_back(network: str) -> Effect:
+    """Effect: what the worst fast wave costs less when the first layer's means are put back."""
+    return gap(at(network, PUT_BACK), at(network, "fast waves, worst"))
 
 
 def variants_table(result: Result) -> HTML:
