@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import HTML
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,13 +29,19 @@ from lmc_lessons.teaching.interactive.markup import encoded, source
 from lmc_lessons.teaching.tables import plain_table
 
 WORDS = {"none": "a plain network", ABSUM: "with Absum", OTHER: "a plain network of another seed"}
+CLEAN = "clean accuracy"
+PANELS = {
+    "fast waves, worst": "worst fast wave",
+    "noise accuracy": "fast noise",
+    "clean accuracy": "clean",
+}
 FAMILIES = {
-    "": ("none", GREY, "o"),
-    "decay": ("weight decay", ORANGE, "^"),
-    "L1": ("L1", PINK, "v"),
-    "clip": ("clipped singular values", "#e69f00", "x"),
-    "checkerboard": ("alternating sum", GREEN, "D"),
-    "Absum": ("Absum", BLUE, "s"),
+    "": (GREY, "o"),
+    "decay": (ORANGE, "^"),
+    "L1": (PINK, "v"),
+    "clip": ("#e69f00", "X"),
+    "checkerboard": (GREEN, "D"),
+    "Absum": (BLUE, "s"),
 }
 
 ROUTES = ("gain, slow waves", "gain, fast waves", "sum, later layers", PUT_BACK)
@@ -156,52 +163,59 @@ def heat_maps(result: Result) -> HTML:
     )
 
 
-def trade_off(result: Result, quantity: str = "fast waves, worst") -> HTML:
-    """Clean accuracy against accuracy under waves: one point for each way to train.
+def comparison(result: Result) -> HTML:
+    """Accuracy under the worst fast wave, under fast noise, and clean, by way to train.
 
     Args:
         result: A study or a full-scale run.
-        quantity: What stands on the vertical axis.
 
     Returns:
-        A figure.
+        A figure of three panels with a row for each way to train.
 
     Taught in: book/robustness/absum
     """
     names = [n for n in result.config["methods"] if not METHODS[n].adversarial]
-    told, named = [], set()
+    told = []
     with style():
-        fig, ax = plt.subplots(figsize=(6.4, 3.8))
-        for name in names:
-            label, colour, mark = FAMILIES[METHODS[name].kind]
-            x, y = (t_interval(at(name, q)(result)) for q in ("clean accuracy", quantity))
-            line = ax.errorbar(
-                100 * x.mean,
-                100 * y.mean,
-                yerr=None if len(result.seeds) < 2 else 100 * (y.high - y.mean),
-                color=colour,
-                marker=mark,
-                linestyle="",
-                elinewidth=0.8,
-                markersize=7,
-                label=label if label not in named else None,
-            )
-            named.add(label)
-            assert line is not None
-            text = name.split(" ")[-1] if METHODS[name].kind else ""
-            place = (100 * x.mean, 100 * y.mean)
-            ax.annotate(text, place, (6, 5), textcoords="offset points", fontsize=7)
-            told.append(f"{name} {x.mean:.1%} and {y.mean:.1%}")
-        ax.set(xlabel="clean accuracy (%)", ylabel=f"accuracy, {quantity} (%)")
-        ax.legend(fontsize=8, loc="best")
+        fig, axes = plt.subplots(1, 3, figsize=(7.2, 0.6 + 0.27 * len(names)), sharey=True)
+        for row, name in enumerate(names):
+            colour, mark = FAMILIES[METHODS[name].kind]
+            for ax, quantity in zip(axes, PANELS, strict=True):
+                _row(ax, row, [100 * v for v in at(name, quantity)(result)], colour, mark)
+            means = [float(np.mean(at(name, quantity)(result))) for quantity in PANELS]
+            told.append(f"{name} {means[0]:.1%}, {means[1]:.1%}, {means[2]:.1%}")
+        for ax, (quantity, title) in zip(axes, PANELS.items(), strict=True):
+            seen = [
+                100 * v
+                for name in names
+                for v, clean in zip(
+                    at(name, quantity)(result), at(name, CLEAN)(result), strict=True
+                )
+                if clean >= 0.5
+            ]
+            limits = (min(seen) - 1.5, max(seen) + 1.5) if seen else None
+            ax.set(title=title, xlabel="accuracy (%)", xlim=limits)
+            ax.grid(axis="x", alpha=0.3)
+        axes[0].set_yticks(range(len(names)), names)
+        axes[0].invert_yaxis()
     return static_figure(
         fig,
-        alt=f"Clean accuracy and accuracy, {quantity}: {'; '.join(told)}.",
+        alt=f"Accuracy under the worst fast wave, fast noise, and clean: {'; '.join(told)}.",
         caption=(
-            "A point for each way to train; the number beside it is the strength. "
-            f"{averaged(len(result.seeds), 'bars', 'seed')}"
+            "Small points are single networks, large ones their mean. "
+            f"{averaged(len(result.seeds), 'bars', 'seed')} Networks that learnt "
+            "next to nothing (clean accuracy below 50 %) lie outside the panels."
         ),
     )
+
+
+def _row(ax: Axes, row: int, values: list[float], colour: str, mark: str) -> None:
+    """Single networks, their mean and its interval."""
+    found = t_interval(values)
+    ax.plot(values, [row] * len(values), marker=".", linestyle="", color=colour, alpha=0.45)
+    if len(values) > 1:
+        ax.plot([found.low, found.high], [row, row], color=colour, linewidth=0.9)
+    ax.plot([found.mean], [row], marker=mark, linestyle="", color=colour, markersize=6)
 
 
 def methods_table(result: Result) -> HTML:

@@ -26,33 +26,34 @@ function build(root, data) {
     return out.map((value) => value / top);
   }
 
+  const below = "margin-top: 0.3rem";
   const framed = "width: 100%; height: auto; border: 1px solid var(--lmc-line); border-radius: 5px";
   const view = (name) => {
     const canvas = el("canvas", { width: columns, height: rows, role: "img", style: framed });
-    const node = el("div", { class: "lmc-picture", style: "min-width: 0" }, canvas, el("p", {}, name));
+    const node = el("div", { style: "min-width: 0" }, canvas, el("p", { class: "lmc-status", style: below }, name));
     return { canvas, node, name };
   };
   const views = ["the wave", "an image", "image + wave"].map(view);
-  const grid = (count, most) => `display: grid; gap: 0.9rem; grid-template-columns: repeat(${count}, minmax(0, ${most})); margin-bottom: 0.8rem`;
-  const strip = el("div", { style: grid(3, "9rem") }, ...views.map((one) => one.node));
+  const grid = (count, most) => `display: grid; gap: 0.9rem; grid-template-columns: repeat(${count}, minmax(0, ${most})); justify-content: center; margin-bottom: 0.8rem`;
+  const strip = el("div", { style: grid(3, "11rem") }, ...views.map((one) => one.node));
 
   const heats = data.maps.map((map) => {
     const canvas = el("canvas", { width: columns, height: rows, role: "img", style: framed + "; cursor: crosshair" });
     const box = el("div", { style: "position: relative" }, canvas);
     const cross = el("div", { style: "position: absolute; border: 2px solid var(--lmc-c0); border-radius: 2px; pointer-events: none" });
     box.append(cross);
-    const says = el("p", {});
+    const says = el("p", { class: "lmc-status", style: below });
     canvas.addEventListener("click", (event) => {
       const frame = canvas.getBoundingClientRect();
       const at = (place, size, count) => Math.min(count - 1, Math.max(0, Math.floor((place / size) * count)));
       sliders[0].set(at(event.clientY - frame.top, frame.height, rows));
       sliders[1].set(at(event.clientX - frame.left, frame.width, columns));
     });
-    return { map, canvas, cross, says, node: el("div", { class: "lmc-picture", style: "min-width: 0" }, box, says) };
+    return { map, canvas, cross, says, node: el("div", { style: "min-width: 0" }, box, says) };
   });
   const key = el("canvas", { width: 256, height: 1, style: "width: 8rem; height: 0.7rem; display: inline-block" });
   const scale = el("p", { class: "lmc-status" }, `Images read correctly: ${data.lowText} `, key, ` ${data.highText}. Rows: ${data.rowLabel}; columns: ${data.columnLabel}.`);
-  stage.append(strip, el("div", { style: grid(heats.length, "15rem") }, ...heats.map((one) => one.node)), scale);
+  stage.append(strip, el("div", { style: grid(heats.length, "17rem") }, ...heats.map((one) => one.node)), scale);
 
   function level(value) {
     return Math.round(255 * Math.min(1, Math.max(0, (value - data.low) / (data.high - data.low))));
