@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from lmc_lessons import datasets
 from lmc_lessons.datasets import Dataset
-from lmc_lessons.experiments.runs import Stages, finish, one_thread
+from lmc_lessons.experiments.runs import ONE_CYCLE, Stages, finish, one_thread
 from lmc_lessons.models import (
     KernelCNN,
     ModelConfig,
@@ -36,7 +36,7 @@ from lmc_lessons.models import (
     stack,
     state,
 )
-from lmc_lessons.results import Claim, Effect, Result, Series, measured
+from lmc_lessons.results import Claim, Effect, Result, Series, gap, measured
 from lmc_lessons.robustness.absum import (
     Penalised,
     absum,
@@ -101,7 +101,6 @@ METHODS: dict[str, Method] = {
     "Absum 0.3": Method("Absum", 0.3),
     "AT": Method(adversarial=True),
     "AT + Absum 0.01": Method("Absum", 0.01, adversarial=True),
-    "AT + Absum 0.03": Method("Absum", 0.03, adversarial=True),
 }
 ABSUM = "Absum"  # in claims: the Absum of the configuration
 PROJECTED = "none, sums removed"  # the plain network, every kernel made to sum to zero afterwards
@@ -246,18 +245,7 @@ _CIFAR = Config(
     side=None,
     model=ModelConfig("resnet", (3, 32, 32), width=1, depth=18, norm="batch"),
     kernel=None,
-    train=TrainConfig(
-        epochs=30,
-        batch_size=128,
-        optimizer="sgd",
-        learning_rate=0.2,
-        schedule="one-cycle",
-        augmentation="flip-crop",
-        fast=True,
-        precision="bfloat16",
-        channels_last=True,
-        compile=True,
-    ),
+    train=dataclasses.replace(ONE_CYCLE, weight_decay=0.0),
     methods=("none", "decay 0.01", "L1 0.003", "checkerboard 0.1", "Absum 0.03", "Absum 0.1"),
     variants=(),
     wave_epsilon=10 / 255,
@@ -906,11 +894,6 @@ def _place(series: Series, axis: str, name: str) -> int:
     if name not in series.axes[axis]:
         raise KeyError(f"{axis} {name}")
     return series.axes[axis].index(name)
-
-
-def gap(more: Effect, less: Effect) -> Effect:
-    """Effect: one effect minus another, seed by seed."""
-    return lambda result: [p - q for p, q in zip(more(result), less(result), strict=True)]
 
 
 def rise(quantity: str, network: str = ABSUM, variant: str | None = None) -> Effect:

@@ -379,7 +379,9 @@ def fitted(setting: lesson.Setting) -> Params:
 
 
 def test_quantities_are_what_they_are_called() -> None:
-    config = small("epsilon=0.02", "model.width=24", "ensemble_steps=4", "measure_with=None")
+    config = small(
+        "epsilon=0.02", "model.width=24", "ensemble_steps=4", "measure_with=None", "test=None"
+    )
     setting = setting_of(config)
     params = fitted(setting)
     found = lesson.measure_network(setting, params)
