@@ -750,7 +750,7 @@ def pictures(setting: Setting, stages: Stages, school: School) -> dict[str, Seri
         school: The networks.
 
     Returns:
-        ``picture`` and ``teacher picture``, points in the plane; ``distance``. None if no pictured
+        ``picture`` and ``teacher picture``, points in the plane; ``distance``. Empty if no pictured
         method was trained.
     """
     config, names = setting.config, list(school.moments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,7 @@ def _check_slope(gradient: Any) -> None:
             "the inner derivative divides by the temperature: only one of two is left": tau**2
             * gap,
             "the loss is multiplied by the square of the temperature": gap / tau,
+            "of each sample's loss, not of their mean": tau * gap / len(gap),
             "use predictions at that temperature on both sides": tau
             * (F.softmax(student, -1) - F.softmax(teacher, -1)),
             "that is the gradient with the prediction as a hard label": tau
@@ -135,6 +137,9 @@ def _check_strangers(strangers: Any) -> None:
             "means": float(1 + (own - 2 * paired) / unit),
             "the student need not be as long as the teacher": float(2 - 2 * product / unit),
             "divide by the size of the teacher's features": float(own + unit - 2 * product),
+            "the teacher's features are the unit, not the student's": float(
+                (own + unit - 2 * product) / own
+            ),
             "that is one way to pair the rows: average over all": float(every[1]),
         },
     )
@@ -170,10 +175,19 @@ def _accuracy(params: Params, data: Dataset, attack: Any, part: str = "test") ->
 def _check_layer(measure: Any) -> None:
     """Accuracy under attack after distilling one layer or another."""
     require(callable(measure), "pass a function that returns (your dictionary, teacher, few)")
-    found, teacher, data = measure()
+    measured = measure()
+    require(
+        isinstance(measured, tuple) and len(measured) == 3,
+        "pass a function that returns (your dictionary, teacher, few)",
+    )
+    found, teacher, data = measured
     require(
         isinstance(found, dict) and set(found) == {"penultimate", "first"},
         "return a dict from 'penultimate' and 'first' to accuracies",
+    )
+    require(
+        all(isinstance(value, Real | Tensor) for value in found.values()),
+        "accuracies are numbers",
     )
     require(
         all(0 <= float(value) <= 1 for value in found.values()),
@@ -222,7 +236,7 @@ def _check_seeds(seeds_for: Any) -> None:
 
     given = seeds_for(list(differences), effect)
     require(
-        not isinstance(given, float) or given == int(given),
+        not isinstance(given, float) or given.is_integer(),
         "return a whole number: the first that is enough",
     )
     require_number(

@@ -160,6 +160,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("slope", gap, "left over once"),
     ("slope", lambda s, t, tau: tau**2 * gap(s, t, tau), "only one of two is left"),
     ("slope", lambda s, t, tau: gap(s, t, tau) / tau, "is multiplied by the square"),
+    ("slope", lambda s, t, tau: by_autograd(s, t, tau) / len(s), "not of their mean"),
     ("slope", lambda s, t, tau: tau * gap(s, t, 1.0), "at that temperature on both sides"),
     (
         "slope",
@@ -184,6 +185,11 @@ MISTAKES: list[tuple[str, Any, str]] = [
         "strangers",
         lambda s, t: 1 + squares(s).mean() / squares(t).mean(),
         "ReLU features are never negative",
+    ),
+    (
+        "strangers",
+        lambda s, t: all_pairs(s, t) * squares(t).mean() / squares(s).mean(),
+        "not the student's",
     ),
     (
         "strangers",
@@ -212,6 +218,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("seeds", lambda d, e: len(d), "how many are needed"),
     ("seeds", lambda d, e: first(lambda n: 2 * width(d, n), e), "half width"),
     ("seeds", lambda d, e: 13.4, "return a whole number"),
+    ("seeds", lambda d, e: float("nan"), "return a whole number"),
 ]
 
 
@@ -244,6 +251,18 @@ def test_stubs_are_not_attempted(
     scope: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     check_stubs(LESSON, scope, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"first": 0.5, "penultimate": 0.6}, "returns (your dictionary, teacher, few)"),
+        (({"first": "half", "penultimate": 0.6}, None, None), "accuracies are numbers"),
+    ],
+)
+def test_what_is_no_table_of_accuracies_is_told(given: Any, message: str) -> None:
+    with pytest.raises(Wrong, match=re.escape(message)):
+        check("layer", lambda: given)
 
 
 # --- The experiment -------------------------------------------------------------------------------
