@@ -105,6 +105,7 @@ def _check_hard(hard_samples: Any) -> None:
         require(given.dtype == torch.bool, f"return a mask of bools, got {given.dtype}")
         count = int(right.sum())
         probabilities = logits.softmax(1).gather(1, y.unsqueeze(1)).squeeze(1)
+        leads = logit_margins(logits.softmax(1), y)
         top = logits.topk(2).values
         fewer = margins.argsort()[: math.floor(fraction * len(y))]
         require_tensor(
@@ -119,6 +120,7 @@ def _check_hard(hard_samples: Any) -> None:
                 "chosen by probability: the margin of logits orders samples differently": _mask(
                     probabilities, count
                 ),
+                "chosen by the margin of probabilities: take that of logits": _mask(leads, count),
                 "chosen by the lead of the largest logit, right or wrong": _mask(
                     top[:, 0] - top[:, 1], count
                 ),
@@ -225,7 +227,7 @@ def _check_sweep(measure: Callable[[], Any]) -> None:
     """Accuracy under the ensemble after SOVR with several factors."""
     require(callable(measure), "pass a function that returns (your dictionary, data)")
     found, data = measure()
-    keyed = isinstance(found, dict) and all(isinstance(w, float) and w >= 0 for w in found)
+    keyed = isinstance(found, dict) and all(isinstance(w, int | float) and w >= 0 for w in found)
     require(keyed and len(found) >= 3, "return a dict from at least three factors to accuracies")
     require(
         all(0 <= float(value) <= 1 for value in found.values()),

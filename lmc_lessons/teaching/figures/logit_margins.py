@@ -164,7 +164,7 @@ def flattery(result: Result) -> HTML:
 
     Taught in: book/robustness/logit-margins
     """
-    names = list(result.config["methods"])
+    names, steps = list(result.config["methods"]), result.config["eval_steps"]
     gaps = {name: result.interval(f"{name}: PGD gap").mean for name in names}
     order = sorted(names, key=lambda name: -gaps[name])
     with style():
@@ -180,7 +180,7 @@ def flattery(result: Result) -> HTML:
         labels = [title(name, result.config) for name in reversed(order)]
         ax.set_yticks(range(len(names)), labels)
         ax.set(xlabel="test accuracy under attack (%)")
-        ax.plot([], [], "o", color=ORANGE, label="PGD, 20 steps on cross-entropy")
+        ax.plot([], [], "o", color=ORANGE, label=f"PGD, {steps} steps on cross-entropy")
         ax.plot([], [], "s", color=BLUE, label="ensemble")
         ax.legend(loc="lower center", bbox_to_anchor=(0.3, 1), ncols=2)
     told = ", ".join(f"{title(name, result.config)} {100 * gaps[name]:.1f}" for name in order)

@@ -169,6 +169,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("hard", marked(lambda z, y: -logit_margins(z, y)), "those are the largest margins"),
     ("hard", lambda z, y, f: logit_margins(z, y) < 0, "those are the misread samples"),
     ("hard", marked(likelihood), "chosen by probability"),
+    ("hard", marked(lambda z, y: logit_margins(z.softmax(1), y)), "by the margin of probabilities"),
     ("hard", marked(lead), "chosen by the lead of the largest logit"),
     ("hard", marked(logit_margins, math.floor), "round the number of samples up"),
     ("hard", lambda z, y, f: ~marked(logit_margins)(z, y, f), "that marks the easy samples"),
