@@ -778,7 +778,7 @@ CLAIMS: tuple[Claim, ...] = (
     flattered("C5e", "EWAT"),
     Claim(
         "E1",
-        "On GAIRAT, aiming at one class after another finds more than searching better.",
+        "On GAIRAT, aiming at each of nine classes finds more than searching once for any.",
         "this lesson",
         aim_over_search("GAIRAT"),
         margin=0.01,
@@ -796,7 +796,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "E3",
-        "Multiplying AT's logits by ten does not.",
+        "Multiplying AT's logits by ten does not let the same PGD find more.",
         "this lesson",
         within("AT", "sharpened PGD", "PGD"),
         margin=-0.01,
