@@ -41,6 +41,9 @@ def wave(u: int, v: int, height: int, width: int) -> Tensor:
     $S_{u,v} = (1 + i) F_{u,v} + (1 - i) F_{H-u,W-v} = 2 (\cos\phi - \sin\phi)$ with
     $\phi = 2\pi (ua/H + vb/W)$ and $i$ the imaginary unit. Equation (eq-abs-wave) of the lesson.
 
+    Scaled so, waves are not equally long: where $\phi$ moves in quarters or halves of a turn, all
+    entries have size 1, and the wave is about $\sqrt 2$ times as long as others.
+
     Args:
         u: Periods along the rows, from 0 to height - 1.
         v: Periods along the columns, from 0 to width - 1.
