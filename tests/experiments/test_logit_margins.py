@@ -348,7 +348,7 @@ def test_crossings_are_those_of_the_solver() -> None:
 
 SMALL = [
     *("seeds=(0, 1)", "train.epochs=2", "train.batch_size=10", "model.width=6"),
-    *("attack_steps=2", "eval_steps=3", "ensemble_steps=2"),
+    *("attack_steps=2", "eval_steps=3", "ensemble_steps=2", "test=None"),
 ]
 
 
@@ -379,9 +379,7 @@ def fitted(setting: lesson.Setting) -> Params:
 
 
 def test_quantities_are_what_they_are_called() -> None:
-    config = small(
-        "epsilon=0.02", "model.width=24", "ensemble_steps=4", "measure_with=None", "test=None"
-    )
+    config = small("epsilon=0.02", "model.width=24", "ensemble_steps=4", "measure_with=None")
     setting = setting_of(config)
     params = fitted(setting)
     found = lesson.measure_network(setting, params)
