@@ -42,14 +42,13 @@ def cost_section() -> str:
     ):
         torch.manual_seed(0)
         x, y = torch.rand(BATCH, *config.input_shape), torch.randint(10, (BATCH,))
-        side = config.input_shape[-1]
         after: dict[str, Callable[[Tensor], Tensor] | None] = {
             "none": None,
-            "weight decay": lambda weight: weight * (1 - 1e-6),
-            "L1": lambda weight: l1_step(weight, 1e-6),
-            "Absum": lambda weight: absum_step(weight, 1e-6),
-            "clipped singular values": lambda weight, side=side: clip_singular_values(  # type: ignore[misc]
-                weight, 1e3, side
+            "weight decay": partial(torch.mul, 1 - 1e-6),
+            "L1": partial(l1_step, size=1e-6),
+            "Absum": partial(absum_step, size=1e-6),
+            "clipped singular values": partial(
+                clip_singular_values, limit=1e3, side=config.input_shape[-1]
             ),
         }
         contenders: dict[str, Callable[[], object]] = {
