@@ -302,7 +302,7 @@ def train(
 
     Raises:
         ValueError: If there are no seeds or no training samples, or not one spawn per seed.
-        TrainingError: If the loss or the weights stop being finite, or the checkpoint is of another
+        TrainingError: If the loss or the outputs stop being finite, or the checkpoint is of another
             run.
 
     Taught in: book/start
@@ -446,8 +446,9 @@ class _Run:
             with self._autocast():
                 losses = self.loss(network, x, y)
         except ValueError as error:  # such as that of an attack that meets no finite gradient
-            if all(torch.isfinite(leaf).all() for leaf in self.leaves.values()):
-                raise
+            with torch.no_grad():
+                if torch.isfinite(network.aside()(x)).all():
+                    raise
             raise TrainingError(f"training diverged in step {network.step}: {error}") from error
         losses.sum().backward()
         self.optimizer.step()
