@@ -71,6 +71,7 @@ class ModelConfig:
             of which a ``transformer`` has its own.
         activation: Of an ``mlp`` or ``autoencoder``; ignored by the others.
         latent: Units of the code of an ``autoencoder``; ignored by the others.
+        kernel: Side of the kernels of a ``cnn``, odd; ignored by the others.
     """
 
     architecture: Architecture = "mlp"
@@ -81,6 +82,7 @@ class ModelConfig:
     norm: Norm = "none"
     activation: Activation = "relu"
     latent: int = 8
+    kernel: int = 3
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built, naming what is allowed."""
@@ -91,7 +93,7 @@ class ModelConfig:
                     f"{name} is {getattr(self, name)!r}, allowed: {', '.join(get_args(kind))}"
                 )
         shallowest = 0 if self.architecture in ("mlp", "autoencoder") else 1
-        lowest = {"width": 1, "classes": 1, "latent": 1, "depth": shallowest}
+        lowest = {"width": 1, "classes": 1, "latent": 1, "kernel": 1, "depth": shallowest}
         for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -107,6 +109,8 @@ class ModelConfig:
                 "transformer needs input_shape (length,) and a width that is a multiple of "
                 f"{HEAD_WIDTH}, got {self.input_shape} and {self.width}"
             )
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, got {self.kernel}")
         images = ("cnn", "vgg", "resnet", "preact-resnet")
         if self.architecture in images and len(self.input_shape) != 3:
             raise ValueError(
@@ -252,9 +256,10 @@ class CNN(nn.Module):
         super().__init__()
         channels, height, width = config.input_shape
         first, second = config.width, 2 * config.width
-        self.conv1 = nn.Conv2d(channels, first, 3, padding=1)
+        same = config.kernel // 2
+        self.conv1 = nn.Conv2d(channels, first, config.kernel, padding=same)
         self.norm1 = norm_layer(config.norm, first, image=True)
-        self.conv2 = nn.Conv2d(first, second, 3, padding=1)
+        self.conv2 = nn.Conv2d(first, second, config.kernel, padding=same)
         self.norm2 = norm_layer(config.norm, second, image=True)
         self.pool = nn.MaxPool2d(2)
         self.hidden = nn.Linear(second * (height // 4) * (width // 4), 4 * config.width)

@@ -235,6 +235,14 @@ def test_each_network_sees_its_own_inputs_only() -> None:
     assert not torch.equal(before[1], after[1])
 
 
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_the_kernels_of_a_cnn_keep_the_size_of_the_image(kernel: int) -> None:
+    params = initial(ModelConfig("cnn", (1, 8, 8), 5, width=4, kernel=kernel), 0)
+    assert params["conv1.weight"].shape == (4, 1, kernel, kernel)
+    assert params["conv2.weight"].shape == (8, 4, kernel, kernel)
+    assert params["hidden.weight"].shape == (16, 8 * 2 * 2)
+
+
 # --- Autoencoders, transformers, activations ------------------------------------------------------
 
 
@@ -357,6 +365,7 @@ def test_stacked_transformers_are_a_loop_of_plain_ones() -> None:
             r"allowed: \(18, 20\)",
         ),
         ({"architecture": "cnn", "input_shape": (30,)}, "needs images of shape"),
+        ({"architecture": "cnn", "kernel": 4}, "kernel must be odd, got 4"),
         ({"activation": "gelu"}, "activation is 'gelu', allowed: relu, tanh, sigmoid"),
         ({"architecture": "autoencoder", "latent": 0}, "latent must be at least 1, got 0"),
         ({"architecture": "autoencoder", "norm": "batch"}, "has norm 'batch', allowed: none"),
