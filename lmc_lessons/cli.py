@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from datetime import date
@@ -194,15 +195,42 @@ def refresh(result: Result, config: Any, folder: Path) -> str:
     name = f"{result.lesson}-{result.preset}.json"
     seed = config.seeds[0]
     once = module.run(dataclasses.replace(config, seeds=(seed,)), progress=True)
-    same_setting = once.config | {"seeds": result.config["seeds"]} == result.config
+    wanted = once.config | {"seeds": result.config["seeds"]}
+    same_setting = wanted == _with_new_settings(result.config, config)
     gap = disagreement(once, result) if same_setting and seed in result.seeds else float("inf")
     if gap <= AGREEMENT:
         result.code, result.verified = once.code, date.today().isoformat()
+        result.config = wanted
         result.claims = [claim.decide(result) for claim in module.CLAIMS]
         save(result, folder)
         return f"{name}: seed {seed} agrees to {gap:.1e}, stamped as verified"
     save(module.run(config, progress=True), folder)
     return f"{name}: seed {seed} differs by {gap:.1e}, all was run again"
+
+
+def _with_new_settings(stored: Any, now: Any) -> Any:
+    """A stored configuration with the defaults of settings that did not exist when it was run.
+
+    Args:
+        stored: The configuration, or a part of it, as plain data.
+        now: The same as the code has it now.
+
+    Returns:
+        Plain data.
+    """
+    if dataclasses.is_dataclass(now) and isinstance(stored, dict):
+        defaults = {
+            setting.name: setting.default
+            for setting in dataclasses.fields(now)
+            if setting.default is not dataclasses.MISSING and setting.name not in stored
+        }
+        known = {
+            name: _with_new_settings(old, getattr(now, name, None)) for name, old in stored.items()
+        }
+        return json.loads(json.dumps(defaults)) | known
+    if isinstance(now, tuple) and isinstance(stored, list) and len(now) == len(stored):
+        return [_with_new_settings(*pair) for pair in zip(stored, now, strict=True)]
+    return stored
 
 
 def disagreement(once: Result, result: Result) -> float:

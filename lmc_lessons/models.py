@@ -8,6 +8,8 @@ is in the dictionary.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
@@ -18,8 +20,15 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 Params = dict[str, Tensor]
-Architecture = Literal["mlp", "cnn", "vgg", "resnet", "preact-resnet"]
+Architecture = Literal["mlp", "cnn", "vgg", "resnet", "preact-resnet", "autoencoder", "transformer"]
 Norm = Literal["none", "batch", "layer"]
+Activation = Literal["relu", "tanh", "sigmoid"]
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+HEAD_WIDTH = 16  # of each head of a transformer's attention
 
 VGG_LAYERS: dict[int, tuple[int | str, ...]] = {
     11: (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool"),
@@ -45,15 +54,24 @@ class ModelConfig:
     """Which architecture to build.
 
     Attributes:
-        architecture: ``mlp``, ``cnn`` (small, for 8x8 to 32x32 images), ``vgg``, ``resnet`` or
-            ``preact-resnet``.
-        input_shape: Shape of one input, such as (1, 8, 8) or (30,).
-        classes: Number of classes.
-        width: Units per hidden layer of an ``mlp``; channels of the first layer of a ``cnn``;
-            a multiplier on the published channels of the others.
-        depth: Hidden layers of an ``mlp`` (0: a linear classifier); 11 or 16 for ``vgg``; 18 or 20
+        architecture: ``mlp``, ``cnn`` (small, for 8x8 to 32x32 images), ``vgg``, ``resnet``,
+            ``preact-resnet``, ``autoencoder`` (of linear layers) or ``transformer`` (that predicts
+            the next token).
+        input_shape: Shape of one input, such as (1, 8, 8) or (30,); of a ``transformer`` the
+            longest text, such as (32,).
+        classes: Number of classes; of a ``transformer`` the number of different tokens; ignored by
+            ``autoencoder``.
+        width: Units per hidden layer of an ``mlp`` or ``autoencoder``; channels of the first layer
+            of a ``cnn``; length of a ``transformer``'s vectors, a multiple of 16; a multiplier on
+            the published channels of the others.
+        depth: Hidden layers of an ``mlp`` (0: a linear classifier), of either half of an
+            ``autoencoder`` (0: linear); blocks of a ``transformer``; 11 or 16 for ``vgg``; 18 or 20
             for the residual networks; ignored by ``cnn``.
-        norm: Normalisation after each hidden linear map.
+        norm: Normalisation after each hidden linear map; ``none`` for the last two architectures,
+            of which a ``transformer`` has its own.
+        activation: Of an ``mlp`` or ``autoencoder``; ignored by the others.
+        latent: Units of the code of an ``autoencoder``; ignored by the others.
+        kernel: Side of the kernels of a ``cnn``, odd; ignored by the others.
     """
 
     architecture: Architecture = "mlp"
@@ -62,22 +80,39 @@ class ModelConfig:
     width: int = 128
     depth: int = 3
     norm: Norm = "none"
+    activation: Activation = "relu"
+    latent: int = 8
+    kernel: int = 3
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built, naming what is allowed."""
-        for name, allowed in (("architecture", get_args(Architecture)), ("norm", get_args(Norm))):
-            if getattr(self, name) not in allowed:
+        choices = {"architecture": Architecture, "norm": Norm, "activation": Activation}
+        for name, kind in choices.items():
+            if getattr(self, name) not in get_args(kind):
                 raise ValueError(
-                    f"{name} is {getattr(self, name)!r}, allowed: {', '.join(allowed)}"
+                    f"{name} is {getattr(self, name)!r}, allowed: {', '.join(get_args(kind))}"
                 )
-        lowest = {"width": 1, "classes": 1, "depth": 0 if self.architecture == "mlp" else 1}
+        shallowest = 0 if self.architecture in ("mlp", "autoencoder") else 1
+        lowest = {"width": 1, "classes": 1, "latent": 1, "kernel": 1, "depth": shallowest}
         for name, least in lowest.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         depths = ALLOWED_DEPTHS.get(self.architecture)
         if depths and self.depth not in depths:
             raise ValueError(f"{self.architecture} has depth {self.depth}, allowed: {depths}")
-        if self.architecture != "mlp" and len(self.input_shape) != 3:
+        if self.architecture in ("autoencoder", "transformer") and self.norm != "none":
+            raise ValueError(f"{self.architecture} has norm {self.norm!r}, allowed: none")
+        if self.architecture == "transformer" and (
+            len(self.input_shape) != 1 or self.width % HEAD_WIDTH
+        ):
+            raise ValueError(
+                "transformer needs input_shape (length,) and a width that is a multiple of "
+                f"{HEAD_WIDTH}, got {self.input_shape} and {self.width}"
+            )
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, got {self.kernel}")
+        images = ("cnn", "vgg", "resnet", "preact-resnet")
+        if self.architecture in images and len(self.input_shape) != 3:
             raise ValueError(
                 f"{self.architecture} needs images of shape (channels, height, width), "
                 f"got input_shape {self.input_shape}"
@@ -115,15 +150,13 @@ def norm_layer(norm: Norm, channels: int, *, image: bool) -> nn.Module:
 
 
 class MLP(nn.Module):
-    """A ReLU network: flatten, ``depth`` hidden layers of equal width, then the class logits."""
+    """Flatten, ``depth`` hidden layers of equal width, each with its activation, class logits."""
 
     def __init__(self, config: ModelConfig) -> None:
         """Build the layers that ``config`` asks for."""
         super().__init__()
-        inputs = 1
-        for length in config.input_shape:
-            inputs *= length
-        sizes = [inputs] + [config.width] * config.depth
+        sizes = [math.prod(config.input_shape)] + [config.width] * config.depth
+        self.activation = ACTIVATIONS[config.activation]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.norms = nn.ModuleList(norm_layer(config.norm, size, image=False) for size in sizes[1:])
         self.output = nn.Linear(sizes[-1], config.classes)
@@ -132,8 +165,87 @@ class MLP(nn.Module):
         """Inputs (N, ...) to logits (N, classes)."""
         x = x.flatten(1)
         for linear, norm in zip(self.hidden, self.norms, strict=True):
-            x = F.relu(norm(linear(x)))
+            x = self.activation(norm(linear(x)))
         return self.output(x)
+
+
+class Autoencoder(nn.Module):
+    """Linear layers down to a code of ``latent`` units and, mirrored, back up to the input.
+
+    The hidden layers have an activation; the code and the reconstruction have none.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build the layers that ``config`` asks for."""
+        super().__init__()
+        half = [math.prod(config.input_shape)] + [config.width] * config.depth
+        sizes = [*half, config.latent, *reversed(half)]
+        self.input_shape = config.input_shape
+        self.activation = ACTIVATIONS[config.activation]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.code = config.depth  # the layer that gives the code
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Inputs (N, ...) to reconstructions of the same shape."""
+        return self.decode(self.encode(x))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Inputs (N, ...) to codes (N, latent)."""
+        return self._run(x.flatten(1), range(self.code + 1))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (N, latent) to reconstructions (N, *input_shape)."""
+        rest = range(self.code + 1, len(self.layers))
+        return self._run(codes, rest).unflatten(1, self.input_shape)
+
+    def _run(self, x: Tensor, layers: range) -> Tensor:
+        for k in layers:
+            x = self.layers[k](x)
+            if k not in (self.code, len(self.layers) - 1):
+                x = self.activation(x)
+        return x
+
+
+class TransformerBlock(nn.Module):
+    """Attention to what came before, then two linear layers, each added to its input."""
+
+    def __init__(self, width: int) -> None:
+        """Build one block."""
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attend = nn.Linear(width, 3 * width)  # queries, keys and values
+        self.mix = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, 4 * width)
+        self.narrow = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, width) to the same shape; position t depends on positions 0 to t."""
+        parts = self.attend(self.norm1(x)).chunk(3, -1)
+        query, key, value = (p.unflatten(-1, (-1, HEAD_WIDTH)).transpose(1, 2) for p in parts)
+        seen = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + self.mix(seen.transpose(1, 2).flatten(2))
+        return x + self.narrow(F.gelu(self.widen(self.norm2(x))))
+
+
+class Transformer(nn.Module):
+    """A small language model: which token comes next, at every place of a text."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Build the layers that ``config`` asks for."""
+        super().__init__()
+        self.tokens = nn.Embedding(config.classes, config.width)
+        self.places = nn.Embedding(config.input_shape[0], config.width)
+        self.blocks = nn.ModuleList(TransformerBlock(config.width) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width)
+        self.output = nn.Linear(config.width, config.classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Texts (N, T) of token numbers, T up to the longest, to logits (N, T, tokens)."""
+        x = self.tokens(x.long()) + self.places.weight[: x.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return self.output(self.norm(x))
 
 
 class CNN(nn.Module):
@@ -144,9 +256,10 @@ class CNN(nn.Module):
         super().__init__()
         channels, height, width = config.input_shape
         first, second = config.width, 2 * config.width
-        self.conv1 = nn.Conv2d(channels, first, 3, padding=1)
+        same = config.kernel // 2
+        self.conv1 = nn.Conv2d(channels, first, config.kernel, padding=same)
         self.norm1 = norm_layer(config.norm, first, image=True)
-        self.conv2 = nn.Conv2d(first, second, 3, padding=1)
+        self.conv2 = nn.Conv2d(first, second, config.kernel, padding=same)
         self.norm2 = norm_layer(config.norm, second, image=True)
         self.pool = nn.MaxPool2d(2)
         self.hidden = nn.Linear(second * (height // 4) * (width // 4), 4 * config.width)
@@ -321,7 +434,8 @@ def build(config: ModelConfig) -> nn.Module:
         config: What to build.
 
     Returns:
-        A module that maps (N, *input_shape) to logits (N, classes).
+        A module that maps (N, *input_shape) to logits (N, classes); an ``autoencoder`` gives
+        reconstructions (N, *input_shape), a ``transformer`` logits (N, T, classes).
 
     Taught in: book/start
     """
@@ -331,6 +445,8 @@ def build(config: ModelConfig) -> nn.Module:
         "vgg": VGG,
         "resnet": ResNet,
         "preact-resnet": PreActResNet,
+        "autoencoder": Autoencoder,
+        "transformer": Transformer,
     }
     return kinds[config.architecture](config)
 
@@ -420,8 +536,9 @@ def unstack(stacked: Params) -> list[Params]:
 def predict_stacked(model: nn.Module, stacked: Params, x: Tensor) -> Tensor:
     """Run S networks of one architecture at once, each on its own inputs.
 
-    An ``MLP`` runs as batched matrix products, which gives bit for bit what S single runs give; any
-    other architecture runs network by network (on a CPU ``vmap`` is no faster, and not exact).
+    An ``MLP`` or ``Autoencoder`` runs as batched matrix products, which gives bit for bit what S
+    single runs give; any other architecture runs network by network (on a CPU ``vmap`` is no
+    faster, and not exact).
 
     Args:
         model: Architecture.
@@ -429,30 +546,70 @@ def predict_stacked(model: nn.Module, stacked: Params, x: Tensor) -> Tensor:
         x: Inputs of shape (S, N, ...).
 
     Returns:
-        Logits of shape (S, N, classes).
+        Logits of shape (S, N, classes), or what else the architecture gives.
     """
     if isinstance(model, MLP):
         return _stacked_mlp(model, stacked, x)
+    if isinstance(model, Autoencoder):
+        return decode_stacked(model, stacked, encode_stacked(model, stacked, x))
     singles = zip(unstack(stacked), x, strict=True)
     return torch.stack([predict(model, params, inputs) for params, inputs in singles])
 
 
-def _stacked_mlp(model: MLP, stacked: Params, x: Tensor) -> Tensor:
-    def linear(name: str, inputs: Tensor) -> Tensor:  # (S, N, in) -> (S, N, out)
-        bias = stacked[f"{name}.bias"].unsqueeze(1)
-        return torch.baddbmm(bias, inputs, stacked[f"{name}.weight"].mT)
+def encode_stacked(model: Autoencoder, stacked: Params, x: Tensor) -> Tensor:
+    """Codes of S autoencoders, each of its own inputs.
 
+    Args:
+        model: Architecture.
+        stacked: Parameters of shape (S, ...).
+        x: Inputs of shape (S, N, ...).
+
+    Returns:
+        Shape (S, N, latent).
+    """
+    return _stacked_layers(model, stacked, x.flatten(2), range(model.code + 1))
+
+
+def decode_stacked(model: Autoencoder, stacked: Params, codes: Tensor) -> Tensor:
+    """Reconstructions of S autoencoders from their codes.
+
+    Args:
+        model: Architecture.
+        stacked: Parameters of shape (S, ...).
+        codes: Shape (S, N, latent).
+
+    Returns:
+        Shape (S, N, ...), the shape of inputs.
+    """
+    rest = range(model.code + 1, len(model.layers))
+    return _stacked_layers(model, stacked, codes, rest).unflatten(2, model.input_shape)
+
+
+def _stacked_layers(model: Autoencoder, stacked: Params, x: Tensor, layers: range) -> Tensor:
+    for k in layers:
+        x = _stacked_linear(stacked, f"layers.{k}", x)
+        if k not in (model.code, len(model.layers) - 1):
+            x = model.activation(x)
+    return x
+
+
+def _stacked_linear(stacked: Params, name: str, x: Tensor) -> Tensor:
+    """One linear layer of S networks: (S, N, in) to (S, N, out)."""
+    return torch.baddbmm(stacked[f"{name}.bias"].unsqueeze(1), x, stacked[f"{name}.weight"].mT)
+
+
+def _stacked_mlp(model: MLP, stacked: Params, x: Tensor) -> Tensor:
     x = x.flatten(2)
     for k, norm in enumerate(model.norms):
-        x = linear(f"hidden.{k}", x)
+        x = _stacked_linear(stacked, f"hidden.{k}", x)
         own = {name: stacked[f"norms.{k}.{name}"] for name in norm.state_dict()}
         if isinstance(norm, nn.LayerNorm):
             x = F.layer_norm(x, norm.normalized_shape, eps=norm.eps)
             x = x * own["weight"].unsqueeze(1) + own["bias"].unsqueeze(1)
         elif isinstance(norm, nn.BatchNorm1d):
             x = _stacked_batchnorm(norm, own, x)
-        x = F.relu(x)
-    return linear("output", x)
+        x = model.activation(x)
+    return _stacked_linear(stacked, "output", x)
 
 
 def _stacked_batchnorm(norm: nn.BatchNorm1d, own: Params, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import hashlib
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,7 @@ from tqdm.auto import tqdm
 from lmc_lessons.datasets import Dataset
 from lmc_lessons.models import (
     MLP,
+    Autoencoder,
     ModelConfig,
     Params,
     build,
@@ -300,7 +302,8 @@ def train(
 
     Raises:
         ValueError: If there are no seeds or no training samples, or not one spawn per seed.
-        TrainingError: If the loss stops being finite, or the checkpoint is of another run.
+        TrainingError: If the loss or the outputs stop being finite, or the checkpoint is of another
+            run.
 
     Taught in: book/start
     """
@@ -312,7 +315,7 @@ def train(
         raise ValueError(f"one spawn (or None) per seed: got {len(spawn)} for {len(seeds)} seeds")
     _check_fit(model_config, data, config)
     spawn = tuple(spawn) or (None,) * len(seeds)
-    identity = _identity(model_config, data, tuple(seeds), config, start, spawn, snapshots)
+    identity = _identity(model_config, data, tuple(seeds), config, loss, start, spawn, snapshots)
     run = _Run(model_config, data, tuple(seeds), config, loss, start, spawn, device, identity)
     kept = {0: run.copy()} if 0 in snapshots else {}
     history = torch.zeros(len(seeds), config.epochs)
@@ -360,7 +363,7 @@ class _Run:
         values = start or stack([initial(model_config, seed) for seed in born])
         values = {name: tensor.to(device, copy=True) for name, tensor in values.items()}
         # Batched products give a weight's gradient transposed. Stored like that, it is not copied.
-        stored_transposed = config.fast and isinstance(model, MLP)
+        stored_transposed = config.fast and isinstance(model, MLP | Autoencoder)
         self.transposed = {n for n in names if stored_transposed and values[n].dim() == 3}
         for name in self.transposed:
             values[name] = values[name].mT.contiguous()
@@ -439,8 +442,14 @@ class _Run:
 
     def _step(self, network: Network, x: Tensor, y: Tensor) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
-            losses = self.loss(network, x, y)
+        try:
+            with self._autocast():
+                losses = self.loss(network, x, y)
+        except ValueError as error:  # such as that of an attack that meets no finite gradient
+            with torch.no_grad():
+                if torch.isfinite(network.aside()(x)).all():
+                    raise
+            raise TrainingError(f"training diverged in step {network.step}: {error}") from error
         losses.sum().backward()
         self.optimizer.step()
         return losses.detach().float()
@@ -504,7 +513,9 @@ def _forward(model: nn.Module, compiled: bool) -> Callable[[Params, Tensor], Ten
 
 
 def _check_fit(model_config: ModelConfig, data: Dataset, config: TrainConfig) -> None:
-    if data.input_shape != model_config.input_shape or data.classes > model_config.classes:
+    labelled = model_config.architecture != "autoencoder"
+    too_many = labelled and data.classes > model_config.classes
+    if data.input_shape != model_config.input_shape or too_many:
         raise ValueError(
             f"{data.name} has inputs of shape {data.input_shape} and {data.classes} classes, the "
             f"model takes {model_config.input_shape} and {model_config.classes}"
@@ -522,12 +533,14 @@ def _identity(
     data: Dataset,
     seeds: tuple[int, ...],
     config: TrainConfig,
+    loss: Loss,
     start: Params | None,
     spawn: tuple[Spawn | None, ...],
     snapshots: Sequence[int],
 ) -> str:
     configs = (dataclasses.asdict(model_config), dataclasses.asdict(config))
-    plain = (*configs, seeds, spawn, data.sha256)
+    told = re.sub(r" at 0x[0-9a-f]+", "", repr(loss))  # addresses differ from process to process
+    plain = (*configs, seeds, told, spawn, data.sha256)
     digest = hashlib.sha256(repr((*plain, sorted(snapshots))).encode())
     for name, tensor in sorted((start or {}).items()):
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -394,6 +394,31 @@ def test_refresh_runs_a_study_again_that_measured_something_else(
     assert load(path).metrics == fake_result(FAKE_PRESETS["study"]).metrics
 
 
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    old: int = 1
+    new: str = "default"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    inner: Inner = Inner()
+    many: tuple[Inner, ...] = (Inner(), Inner())
+    rates: tuple[float, ...] = (0.5,)
+    seeds: tuple[int, ...] = (0, 1)
+
+
+def test_a_setting_that_did_not_exist_had_its_default() -> None:
+    stored = {"inner": {"old": 2}, "many": [{"old": 1}, {"old": 3}], "seeds": [4]}
+    assert cli._with_new_settings(stored, Outer()) == {
+        "inner": {"old": 2, "new": "default"},
+        "many": [{"old": 1, "new": "default"}, {"old": 3, "new": "default"}],
+        "rates": [0.5],
+        "seeds": [4],
+    }
+    assert cli._with_new_settings(stored | {"rates": [0.1]}, Outer())["rates"] == [0.1]
+
+
 def test_disagreement_is_the_largest_relative_difference() -> None:
     study = fake_result(dataclasses.replace(FAKE_PRESETS["study"], seeds=(3, 1, 2)))
     once = fake_result(dataclasses.replace(FAKE_PRESETS["study"], seeds=(1,)))
@@ -444,7 +469,7 @@ def finished(out: Path) -> list[Path]:
 
 def epochs_done(out: Path) -> int:
     """Epochs in the checkpoint of the training that is under way."""
-    for file in (out / ".partial").rglob("networks.checkpoint"):
+    for file in (out / ".partial").rglob("train-networks-0.checkpoint"):
         try:
             with safe_open(file, framework="pt") as checkpoint:
                 return int(checkpoint.metadata()["epochs"])

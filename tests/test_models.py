@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lmc_lessons import models
 from lmc_lessons.models import (
@@ -232,6 +235,117 @@ def test_each_network_sees_its_own_inputs_only() -> None:
     assert not torch.equal(before[1], after[1])
 
 
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_the_kernels_of_a_cnn_keep_the_size_of_the_image(kernel: int) -> None:
+    params = initial(ModelConfig("cnn", (1, 8, 8), 5, width=4, kernel=kernel), 0)
+    assert params["conv1.weight"].shape == (4, 1, kernel, kernel)
+    assert params["conv2.weight"].shape == (8, 4, kernel, kernel)
+    assert params["hidden.weight"].shape == (16, 8 * 2 * 2)
+
+
+# --- Autoencoders, transformers, activations ------------------------------------------------------
+
+
+AUTOENCODER = ModelConfig("autoencoder", (1, 4, 4), width=12, depth=2, activation="tanh", latent=3)
+TEXTS = ModelConfig("transformer", (9,), classes=7, width=32, depth=2)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
+def test_the_activation_is_applied_to_every_hidden_layer(activation: Any) -> None:
+    config = ModelConfig("mlp", (5,), 3, width=4, depth=2, activation=activation)
+    params, x = initial(config, 0), inputs(6, 5)
+    applied, h = getattr(torch, activation), x
+    for k in range(2):
+        h = applied(h @ params[f"hidden.{k}.weight"].T + params[f"hidden.{k}.bias"])
+    expected = h @ params["output.weight"].T + params["output.bias"]
+    torch.testing.assert_close(predict(build(config), params, x), expected)
+    stacked = predict_stacked(build(config), stack([params]), x.unsqueeze(0))
+    torch.testing.assert_close(stacked[0], expected)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_an_autoencoder_goes_through_its_code(depth: int) -> None:
+    config = dataclasses.replace(AUTOENCODER, depth=depth)
+    model, x = build(config), inputs(5, *config.input_shape)
+    assert isinstance(model, models.Autoencoder)
+    sizes = [layer.out_features for layer in model.layers]
+    assert sizes == [12] * depth + [3] + [12] * depth + [16]
+    assert model(x).shape == x.shape
+    assert model.encode(x).shape == (5, 3)
+    assert torch.equal(model(x), model.decode(model.encode(x)))
+
+
+def test_code_and_reconstruction_have_no_activation() -> None:
+    """A shift of their biases shifts them, and the first half is linear without hidden layers."""
+    model = models.Autoencoder(dataclasses.replace(AUTOENCODER, depth=0, activation="sigmoid"))
+    biases, x = dict(model.named_parameters()), inputs(4, 1, 4, 4)
+    codes, back = model.encode(x), model(x)
+    with torch.no_grad():
+        biases["layers.1.bias"].add_(5)
+        assert torch.allclose(model(x), back + 5, atol=1e-5)
+        biases["layers.0.bias"].sub_(5)
+        assert torch.allclose(model.encode(x), codes - 5, atol=1e-5)
+
+
+def test_stacked_autoencoders_give_bit_for_bit_what_single_runs_give() -> None:
+    model, x = models.Autoencoder(AUTOENCODER), inputs(3, 8, 1, 4, 4)
+    networks = [initial(AUTOENCODER, seed) for seed in range(3)]
+    together = predict_stacked(model, stack(networks), x)
+    alone = [predict_stacked(model, stack([p]), x[k : k + 1]) for k, p in enumerate(networks)]
+    assert torch.equal(together, torch.cat(alone))
+    plain = torch.stack([predict(model, p, x[k]) for k, p in enumerate(networks)])
+    torch.testing.assert_close(together, plain)
+    codes = models.encode_stacked(model, stack(networks), x)
+    for k, network in enumerate(networks):
+        model.load_state_dict(network)
+        torch.testing.assert_close(codes[k], model.encode(x[k]))
+    assert torch.equal(models.decode_stacked(model, stack(networks), codes), together)
+
+
+def test_a_transformer_never_looks_ahead() -> None:
+    model = build(TEXTS).double()
+    texts = torch.randint(0, 7, (4, 9), generator=torch.Generator().manual_seed(0))
+    before = model(texts)
+    assert before.shape == (4, 9, 7)
+    for place in range(9):
+        changed = texts.clone()
+        changed[:, place] = (changed[:, place] + 1) % 7
+        after = model(changed)
+        assert torch.equal(after[:, :place], before[:, :place])
+        gaps = (after - before)[:, place:].abs().amax((0, 2))
+        assert bool((gaps > 1e-9).all()), "every later place sees the change"
+
+
+def test_a_transformer_reads_the_beginning_of_a_text_alike() -> None:
+    model = build(TEXTS).double()
+    texts = torch.randint(0, 7, (4, 9), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(texts[:, :5]), model(texts)[:, :5])
+
+
+def test_a_transformer_block_is_the_published_one_by_hand() -> None:
+    """Attention head by head and place by place, in float64."""
+    block = models.TransformerBlock(32).double()
+    x = inputs(2, 5, 32, dtype=torch.float64)
+    seen = torch.zeros_like(x)
+    query, key, value = block.attend(block.norm1(x)).chunk(3, -1)
+    for text, head, place in itertools.product(range(2), range(2), range(5)):
+        part = slice(head * 16, (head + 1) * 16)
+        scores = key[text, : place + 1, part] @ query[text, place, part] / 4
+        seen[text, place, part] = scores.softmax(0) @ value[text, : place + 1, part]
+    x = x + block.mix(seen)
+    x = x + block.narrow(F.gelu(block.widen(block.norm2(x))))
+    torch.testing.assert_close(block(inputs(2, 5, 32, dtype=torch.float64)), x)
+
+
+def test_stacked_transformers_are_a_loop_of_plain_ones() -> None:
+    networks = [initial(TEXTS, seed) for seed in range(2)]
+    texts = torch.randint(0, 7, (2, 4, 9), generator=torch.Generator().manual_seed(0)).float()
+    logits = predict_stacked(build(TEXTS), stack(networks), texts)
+    assert logits.shape == (2, 4, 9, 7)
+    for k, network in enumerate(networks):
+        torch.testing.assert_close(logits[k], predict(build(TEXTS), network, texts[k]))
+
+
 # --- What cannot be built -------------------------------------------------------------------------
 
 
@@ -251,6 +365,12 @@ def test_each_network_sees_its_own_inputs_only() -> None:
             r"allowed: \(18, 20\)",
         ),
         ({"architecture": "cnn", "input_shape": (30,)}, "needs images of shape"),
+        ({"architecture": "cnn", "kernel": 4}, "kernel must be odd, got 4"),
+        ({"activation": "gelu"}, "activation is 'gelu', allowed: relu, tanh, sigmoid"),
+        ({"architecture": "autoencoder", "latent": 0}, "latent must be at least 1, got 0"),
+        ({"architecture": "autoencoder", "norm": "batch"}, "has norm 'batch', allowed: none"),
+        ({"architecture": "transformer", "input_shape": (1, 8, 8)}, "needs input_shape"),
+        ({"architecture": "transformer", "input_shape": (8,), "width": 20}, "a multiple of 16"),
     ],
 )
 def test_bad_configurations_name_what_is_allowed(settings: dict[str, Any], expected: str) -> None:

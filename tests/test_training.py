@@ -439,6 +439,9 @@ class Recorder:
         self.shapes: list[torch.Size] = []
         self.stop_at, self.bad = stop_at, bad
 
+    def __repr__(self) -> str:
+        return repr(cross_entropy)  # what it computes: a checkpoint knows its loss by this
+
     def __call__(self, run: Predict, x: Tensor, y: Tensor) -> Tensor:
         if len(self.shapes) == self.stop_at:
             raise KeyboardInterrupt
@@ -828,6 +831,43 @@ def test_a_checkpoint_of_another_run_is_refused(
     with pytest.raises(TrainingError, match=r"run\.checkpoint is a checkpoint of another run"):
         train(network, data, seeds, how, checkpoint=file)
     assert file.read_bytes() == before
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    factor: float
+
+    def __call__(self, network: Network, x: Tensor, y: Tensor) -> Tensor:
+        return self.factor * cross_entropy(network, x, y)
+
+
+def test_a_checkpoint_of_another_loss_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "run.checkpoint"
+    first = train(MLP, DATA, SEEDS, SHORT, loss=Scaled(0.5), checkpoint=file)
+    again = train(MLP, DATA, SEEDS, SHORT, loss=Scaled(0.5), checkpoint=file)
+    assert_same_training(first, again)
+    for other in (Scaled(0.25), cross_entropy):
+        with pytest.raises(TrainingError, match=r"run\.checkpoint is a checkpoint of another run"):
+            train(MLP, DATA, SEEDS, SHORT, loss=other, checkpoint=file)
+
+
+def test_divergence_that_a_loss_meets_first_is_a_failed_training() -> None:
+    def attacked(network: Network, x: Tensor, y: Tensor) -> Tensor:
+        losses = cross_entropy(network, x, y)
+        if not bool(torch.isfinite(losses).all()):
+            raise ValueError("the gradient is not finite")
+        return losses
+
+    with pytest.raises(TrainingError, match=r"training diverged in step \d+: the gradient is not"):
+        train(MLP, DATA, (0,), config(optimizer="sgd", learning_rate=1e30), loss=attacked)
+
+
+def test_any_other_error_of_a_loss_is_its_own() -> None:
+    def wrong(network: Network, x: Tensor, y: Tensor) -> Tensor:
+        raise ValueError("no such class")
+
+    with pytest.raises(ValueError, match="no such class"):
+        train(MLP, DATA, (0,), SHORT, loss=wrong)
 
 
 @pytest.mark.parametrize("option", ["snapshots", "start"])

@@ -23,7 +23,7 @@ from torch import Tensor
 from lmc_lessons import datasets
 from lmc_lessons.datasets import Dataset
 from lmc_lessons.evaluation import t_interval
-from lmc_lessons.experiments.runs import Stages, finish, one_thread
+from lmc_lessons.experiments.runs import Stages, finish, one_thread, train_stages
 from lmc_lessons.models import ModelConfig, Params, build, predict_stacked
 from lmc_lessons.results import Claim, Effect, Result, Series, difference, measured
 from lmc_lessons.robustness.attacks import (
@@ -68,7 +68,7 @@ from lmc_lessons.robustness.power_law import (
     logit_gaps,
     share_below,
 )
-from lmc_lessons.training import Loss, Network, TrainConfig, generator, train
+from lmc_lessons.training import Loss, Network, TrainConfig, generator
 from lmc_lessons.training import cross_entropy as mean_cross_entropy
 
 LESSON = "adversarial-examples"
@@ -257,7 +257,6 @@ class Family:
         *,
         device: str = "cpu",
         root: Path | None = None,
-        progress: bool = False,
     ) -> None:
         """Load the data.
 
@@ -266,12 +265,11 @@ class Family:
             stages: Where finished work is kept.
             device: Where to train and measure.
             root: Where data sets lie.
-            progress: Whether to show progress.
 
         Raises:
             ValueError: If the data set is not there, or does not fit the model.
         """
-        self.config, self.stages, self.device, self.progress = config, stages, device, progress
+        self.config, self.stages, self.device = config, stages, device
         self.data = load_data(config, root)
         self.noise = random_data(self.data)
         self.model = build(config.model).to(device).eval()
@@ -299,33 +297,17 @@ class Family:
         Returns:
             Epoch to parameters of shape (S, ...).
         """
-        config = self.config
-        kept = sorted({*snapshots, config.train.epochs})
-
-        def compute(checkpoint: Path | None) -> Params:
-            training = train(
-                model or config.model,
-                data or self.data,
-                [seed + shift for seed in config.seeds],
-                config.train,
-                loss=loss,
-                snapshots=kept,
-                device=self.device,
-                progress=f"train {name}" if self.progress else "",
-                checkpoint=checkpoint,
-            )
-            return {
-                f"{epoch}/{key}": tensor
-                for epoch, params in training.snapshots.items()
-                for key, tensor in params.items()
-            }
-
-        tensors = self.stages.tensors(f"train-{name.replace(' ', '-')}", compute)
-        found: dict[int, Params] = {epoch: {} for epoch in kept}
-        for key, tensor in tensors.items():
-            epoch, _, rest = key.partition("/")
-            found[int(epoch)][rest] = tensor.to(self.device)
-        return found
+        return train_stages(
+            self.stages,
+            name,
+            model or self.config.model,
+            data or self.data,
+            [seed + shift for seed in self.config.seeds],
+            self.config.train,
+            loss=loss,
+            snapshots=snapshots,
+            device=self.device,
+        )
 
     def networks(self) -> dict[str, Params]:
         """Train whatever the run measures.
@@ -438,7 +420,7 @@ def run(
     Taught in: book/robustness/adversarial-examples
     """
     stages = Stages(folder, config, progress=progress)
-    family = Family(config, stages, device=device, root=root, progress=progress)
+    family = Family(config, stages, device=device, root=root)
     with one_thread(not config.train.fast):
         networks = family.networks()
         metrics, series = measure_scaling(family, networks)

@@ -6,7 +6,6 @@ The unit of repetition is a pair: seed s is the pair trained from seeds 2s and 2
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +17,11 @@ from lmc_lessons import datasets
 from lmc_lessons.connectivity.symmetry import Symmetry, find_symmetry
 from lmc_lessons.curvature import inner_product
 from lmc_lessons.datasets import Dataset
-from lmc_lessons.experiments.runs import Stages, finish
+from lmc_lessons.experiments.runs import Stages, finish, train_stages
 from lmc_lessons.landscape import Profile, line
 from lmc_lessons.models import ModelConfig, Params, build, parameter_names, unstack
 from lmc_lessons.results import Claim, Result, Series
-from lmc_lessons.training import Spawn, TrainConfig, train
+from lmc_lessons.training import Spawn, TrainConfig
 
 Pair = tuple[Params, Params]
 Numbers = dict[str, Any]
@@ -229,50 +228,19 @@ class PairRun:
         Returns:
             Epoch to networks in the order of the seeds.
         """
-        together = self.config.together or len(seeds)
-        kept = sorted({e for e in snapshots if e <= recipe.epochs} | {recipe.epochs})
-        found: dict[int, list[Params]] = {epoch: [] for epoch in kept}
-        for first in range(0, len(seeds), together):
-            part = slice(first, first + together)
-            stage = name if together >= len(seeds) else f"{name}-{seeds[first]}"
-            compute = functools.partial(
-                self._train, model, recipe, seeds[part], kept, spawn[part], f"train {stage}"
-            )
-            tensors = self.stages.tensors(stage, compute)
-            for epoch in kept:
-                prefix = f"{epoch}/"
-                chosen = {
-                    k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)
-                }
-                found[epoch] += unstack({k: t.to(self.device) for k, t in chosen.items()})
-        return found
-
-    def _train(
-        self,
-        model: ModelConfig,
-        recipe: TrainConfig,
-        seeds: Sequence[int],
-        kept: list[int],
-        spawn: Sequence[Spawn | None],
-        label: str,
-        checkpoint: Path | None,
-    ) -> Params:
-        training = train(
+        found = train_stages(
+            self.stages,
+            name,
             model,
             self.data,
             seeds,
             recipe,
             spawn=spawn,
-            snapshots=kept,
+            snapshots=snapshots,
+            together=self.config.together,
             device=self.device,
-            progress=label if self.progress else "",
-            checkpoint=checkpoint,
         )
-        return {
-            f"{epoch}/{name}": tensor
-            for epoch, params in training.snapshots.items()
-            for name, tensor in params.items()
-        }
+        return {epoch: unstack(params) for epoch, params in found.items()}
 
     def pairs(self, networks: list[Params]) -> list[tuple[int, Pair]]:
         """Each pair with its seed.

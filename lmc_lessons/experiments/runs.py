@@ -23,10 +23,10 @@ from tqdm.auto import tqdm
 
 from lmc_lessons import datasets
 from lmc_lessons.datasets import Dataset
-from lmc_lessons.models import ModelConfig, Params
+from lmc_lessons.models import ModelConfig, Params, build, state
 from lmc_lessons.provenance import code_hash
 from lmc_lessons.results import Claim, Result, dump, peak_memory_mb, write_atomically
-from lmc_lessons.training import Loss, TrainConfig, cross_entropy, train
+from lmc_lessons.training import Loss, Spawn, TrainConfig, cross_entropy, train
 
 Config = TypeVar("Config")
 PREACT_RESNET18 = ModelConfig("preact-resnet", (3, 32, 32), 10, width=1, depth=18, norm="batch")
@@ -182,6 +182,7 @@ def train_stages(
     recipe: TrainConfig,
     *,
     loss: Loss = cross_entropy,
+    spawn: Sequence[Spawn | None] = (),
     snapshots: Sequence[int] = (),
     together: int = 0,
     device: str = "cpu",
@@ -196,6 +197,7 @@ def train_stages(
         seeds: S different seeds.
         recipe: How to train.
         loss: The loss; a finished stage does not know it, so another loss needs another name.
+        spawn: Where each network leaves the run of another seed; see ``training.train``.
         snapshots: Epochs to keep beside the last; those beyond the last are left out.
         together: Networks trained in one program; 0 means all.
         device: Where to train, and where the networks come back to.
@@ -210,18 +212,17 @@ def train_stages(
     size = together or len(seeds)
     parts: dict[str, list[Tensor]] = {}
     for first in range(0, len(seeds), size):
-        some = seeds[first : first + size]
-        stage = f"train-{name.replace(',', '').replace(' ', '-')}-{some[0]}"
+        part = slice(first, first + size)
+        stage = f"train-{name.replace(',', '').replace(' ', '-')}-{seeds[first]}"
 
-        def compute(
-            checkpoint: Path | None, some: Sequence[int] = some, stage: str = stage
-        ) -> Params:
+        def compute(checkpoint: Path | None, part: slice = part, stage: str = stage) -> Params:
             training = train(
                 model,
                 data,
-                some,
+                seeds[part],
                 recipe,
                 loss=loss,
+                spawn=spawn[part],
                 snapshots=kept,
                 device=device,
                 progress=stage if stages.progress else "",
@@ -233,13 +234,13 @@ def train_stages(
                 for key, tensor in params.items()
             }
 
-        for key, tensor in sorted(stages.tensors(stage, compute).items()):
+        for key, tensor in stages.tensors(stage, compute).items():
             parts.setdefault(key, []).append(tensor)
-    found: dict[int, Params] = {epoch: {} for epoch in kept}
-    for key, tensors in parts.items():
-        epoch, _, rest = key.partition("/")
-        found[int(epoch)][rest] = torch.cat(tensors).to(device)
-    return found
+    names = state(build(model))  # files do not keep the order of tensors
+    return {
+        epoch: {name: torch.cat(parts[f"{epoch}/{name}"]).to(device) for name in names}
+        for epoch in kept
+    }
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import torch
 from fakes import random_images
 
 from lmc_lessons import datasets
-from lmc_lessons.experiments import pairs
+from lmc_lessons.experiments import runs
 from lmc_lessons.experiments.pairs import (
     PairConfig,
     PairRun,
@@ -39,13 +39,13 @@ def small_data(monkeypatch: pytest.MonkeyPatch) -> None:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The seeds of every training that takes place."""
     done: list[tuple[int, ...]] = []
-    train = pairs.train
+    train = runs.train
 
     def watched(model: Any, data: Any, seeds: Any, *others: Any, **more: Any) -> Any:
         done.append(tuple(seeds))
         return train(model, data, seeds, *others, **more)
 
-    monkeypatch.setattr(pairs, "train", watched)
+    monkeypatch.setattr(runs, "train", watched)
     return done
 
 
