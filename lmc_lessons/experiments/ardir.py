@@ -30,6 +30,7 @@ from lmc_lessons.experiments.runs import (
     PREACT_RESNET18,
     Stages,
     finish,
+    hold_out,
     one_thread,
     train_stages,
 )
@@ -42,6 +43,7 @@ from lmc_lessons.models import (
     predict,
     predict_stacked,
     stack,
+    unstack,
 )
 from lmc_lessons.results import Claim, Effect, Result, Series, difference
 from lmc_lessons.robustness.attacks import Attack, LInf, Predict, ThreatModel, ensemble, pgd
@@ -378,26 +380,13 @@ def split(config: Config, data: Dataset) -> tuple[Dataset, tuple[Tensor, Tensor]
     Raises:
         ValueError: If there are not enough samples, or they do not fit the model.
     """
-    samples = len(data.train_x) - config.validation if config.samples is None else config.samples
-    end = samples + config.validation
-    if samples < 2 or end > len(data.train_x):
-        raise ValueError(
-            f"{data.name} has {len(data.train_x)} training samples, asked for {config.samples} "
-            f"and {config.validation} for validation"
-        )
-    if data.input_shape != config.model.input_shape or data.classes > config.model.classes:
-        raise ValueError(
-            f"{data.name} has inputs of shape {data.input_shape} and {data.classes} classes, the "
-            f"model takes {config.model.input_shape} and {config.model.classes}"
-        )
-    part = dataclasses.replace(
-        data,
-        train_x=data.train_x[:samples],
-        train_y=data.train_y[:samples],
-        test_x=torch.cat([data.test_x, data.train_x[end:]])[: config.test],
-        test_y=torch.cat([data.test_y, data.train_y[end:]])[: config.test],
+    part, validation, rest = hold_out(data, config.model, config.samples, config.validation)
+    test = (
+        torch.cat(pair)[: config.test]
+        for pair in zip((part.test_x, part.test_y), rest, strict=True)
     )
-    return part, (data.train_x[samples:end], data.train_y[samples:end])
+    test_x, test_y = test
+    return dataclasses.replace(part, test_x=test_x, test_y=test_y), validation
 
 
 # Training
@@ -517,11 +506,6 @@ def objective_of(method: Method, config: Config, teachers: Mapping[str, Teacher]
     return Distillation(attack, labels, features, hard=method.hard)
 
 
-def stage_name(network: str) -> str:
-    """The name of a network as part of a file's name."""
-    return network.replace(",", "").replace(" ", "-")
-
-
 def follow(setting: Setting, stages: Stages, name: str, found: Mapping[int, Params]) -> list[Any]:
     """Accuracy under attack while networks train, on validation and on test samples.
 
@@ -540,14 +524,14 @@ def follow(setting: Setting, stages: Stages, name: str, found: Mapping[int, Para
     def measure(k: int) -> list[list[float]]:
         return [
             [
-                accuracy_under(setting, network(found[epoch], k), x, y, config.curve_steps)
+                accuracy_under(setting, unstack(found[epoch])[k], x, y, config.curve_steps)
                 for epoch in config.epochs
             ]
             for x, y in parts
         ]
 
     return [
-        stages.numbers(f"curve-{stage_name(name)}-{seed}", functools.partial(measure, k))
+        stages.numbers(f"curve-{name}-{seed}", functools.partial(measure, k))
         for k, seed in enumerate(config.seeds)
     ]
 
@@ -564,12 +548,7 @@ def stopped(found: Mapping[int, Params], epochs: Sequence[int], curves: Sequence
         Parameters of shape (S, ...).
     """
     best = [epochs[int(np.argmax(validation))] for validation, _ in curves]
-    return stack([network(found[epoch], k) for k, epoch in enumerate(best)])
-
-
-def network(stacked: Params, k: int) -> Params:
-    """One of several networks: tensors of shape (S, ...) to (...)."""
-    return {name: tensor[k] for name, tensor in stacked.items()}
+    return stack([unstack(found[epoch])[k] for k, epoch in enumerate(best)])
 
 
 # Measurements
@@ -602,12 +581,7 @@ def left_standing(
         Name to a mask of shape (N,).
     """
     predicts = functools.partial(predict, setting.model, params)
-    threat = LInf(setting.config.epsilon)
-    parts = [
-        standing(predicts, some, labels, threat, attacks)
-        for some, labels in zip(x.split(CHUNK), y.split(CHUNK), strict=True)
-    ]
-    return {name: torch.cat([part[name] for part in parts]) for name in attacks}
+    return standing(predicts, x, y, LInf(setting.config.epsilon), attacks, chunk=CHUNK)
 
 
 def accuracy_under(setting: Setting, params: Params, x: Tensor, y: Tensor, steps: int) -> float:
@@ -650,9 +624,9 @@ def measure_all(setting: Setting, stages: Stages, school: School) -> dict[str, l
     metrics: dict[str, list[float]] = {}
     for name, stacked in school.networks.items():
         for k, seed in enumerate(setting.config.seeds):
-            teacher = network(school.networks[TEACHER], k)
-            measure = functools.partial(measure_network, setting, network(stacked, k), teacher)
-            row = stages.numbers(f"measure-{stage_name(name)}-{seed}", measure)
+            teacher = unstack(school.networks[TEACHER])[k]
+            measure = functools.partial(measure_network, setting, unstack(stacked)[k], teacher)
+            row = stages.numbers(f"measure-{name}-{seed}", measure)
             for quantity, value in zip(QUANTITIES, row, strict=True):
                 metrics.setdefault(metric(name, quantity), []).append(value)
     return metrics
@@ -785,7 +759,7 @@ def picture(setting: Setting, school: School, k: int) -> Numbers:
     """
     config = setting.config
     x, y = setting.test(config.ensemble_with)
-    target = answers(setting, network(school.networks[TEACHER], k), x).features
+    target = answers(setting, unstack(school.networks[TEACHER])[k], x).features
     centre = target.mean(0)
     axes = main_directions(target - centre)
     found: Numbers = {"teacher": [], "points": [], "distance": []}
@@ -793,7 +767,7 @@ def picture(setting: Setting, school: School, k: int) -> Numbers:
     for moments in school.moments.values():
         points, distances = [], []
         for stacked in moments.values():
-            student = network(stacked, k)
+            student = unstack(stacked)[k]
             moved = attacked(setting, student, x, y, config.curve_steps)
             own = answers(setting, student, moved).features
             points.append(_places(own, centre, axes, config.pictured))

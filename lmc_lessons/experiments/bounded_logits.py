@@ -505,7 +505,7 @@ def measure_all(
         other = setting.pre_logits(trained[""][k])
         found = [
             stages.numbers(
-                f"measure-{name.replace(',', '').replace(' ', '-')}-{seed}",
+                f"measure-{name}-{seed}",
                 functools.partial(measure_network, setting, name, trained[name][k], other),
             )
             for name in setting.config.methods
@@ -624,11 +624,8 @@ def attacked_shares(setting: Setting, name: str, params: Params, other: Predict)
     network = setting.network(name, params)
     attacks = attacks_of(config, name, setting.pre_logits(params), other)
     x, y = setting.samples("test", config.attack_with)
-    parts = [
-        standing(network, inputs, labels, threat, {"clean": unchanged, **attacks})
-        for inputs, labels in zip(x.split(config.chunk), y.split(config.chunk), strict=True)
-    ]
-    masks = {attack: torch.cat([part[attack] for part in parts]) for attack in parts[0]}
+    attacks = {"clean": unchanged, **attacks}
+    masks = standing(network, x, y, threat, attacks, chunk=config.chunk)
     again = {"pre-logits": "margin", "extension": "pre-logits", "BPDA": "CE"}
     for attack, same in again.items():
         masks.setdefault(attack, masks[same])

@@ -25,7 +25,14 @@ from lmc_lessons import datasets
 from lmc_lessons.curvature import hessian_of, top_eigenvalues
 from lmc_lessons.datasets import Dataset
 from lmc_lessons.evaluation import score
-from lmc_lessons.experiments.runs import Stages, finish, one_thread
+from lmc_lessons.experiments.runs import (
+    ONE_CYCLE,
+    PREACT_RESNET18,
+    Stages,
+    finish,
+    hold_out,
+    one_thread,
+)
 from lmc_lessons.models import (
     MLP,
     ModelConfig,
@@ -37,7 +44,7 @@ from lmc_lessons.models import (
     stack,
     unstack,
 )
-from lmc_lessons.results import Claim, Effect, Result, Series, results_folder
+from lmc_lessons.results import Claim, Effect, Result, Series, gap, results_folder
 from lmc_lessons.robustness.attacks import START, LInf, ensemble, evaluate, pgd
 from lmc_lessons.robustness.objectives import TRADES, AdversarialTraining, Objective
 from lmc_lessons.robustness.sharpness import (
@@ -268,20 +275,8 @@ _CIFAR = Config(
     samples=None,
     validation=1000,
     test=None,
-    model=ModelConfig("preact-resnet", (3, 32, 32), 10, width=1, depth=18, norm="batch"),
-    train=TrainConfig(
-        epochs=30,
-        batch_size=128,
-        optimizer="sgd",
-        learning_rate=0.2,
-        weight_decay=5e-4,
-        schedule="one-cycle",
-        augmentation="flip-crop",
-        fast=True,
-        precision="bfloat16",
-        channels_last=True,
-        compile=True,
-    ),
+    model=PREACT_RESNET18,
+    train=ONE_CYCLE,
     methods=("AT", "AWP 0.01"),
     awp="AWP 0.01",
     epsilon=8 / 255,
@@ -422,26 +417,9 @@ def split(config: Config, data: Dataset) -> tuple[Dataset, tuple[Tensor, Tensor]
     Raises:
         ValueError: If there are not enough samples, or they do not fit the model.
     """
-    samples = len(data.train_x) - config.validation if config.samples is None else config.samples
-    end = samples + config.validation
-    if samples < 2 or end > len(data.train_x):
-        raise ValueError(
-            f"{data.name} has {len(data.train_x)} training samples, asked for {config.samples} "
-            f"and {config.validation} for validation"
-        )
-    if data.input_shape != config.model.input_shape or data.classes > config.model.classes:
-        raise ValueError(
-            f"{data.name} has inputs of shape {data.input_shape} and {data.classes} classes, the "
-            f"model takes {config.model.input_shape} and {config.model.classes}"
-        )
-    part = dataclasses.replace(
-        data,
-        train_x=data.train_x[:samples],
-        train_y=data.train_y[:samples],
-        test_x=data.test_x[: config.test],
-        test_y=data.test_y[: config.test],
-    )
-    return part, (data.train_x[samples:end], data.train_y[samples:end])
+    part, validation, _ = hold_out(data, config.model, config.samples, config.validation)
+    test_x, test_y = part.test_x[: config.test], part.test_y[: config.test]
+    return dataclasses.replace(part, test_x=test_x, test_y=test_y), validation
 
 
 # Training
@@ -469,7 +447,7 @@ def train_all(
         trained[method] = []
         for first in range(0, len(config.seeds), together):
             seeds = config.seeds[first : first + together]
-            stage = f"train-{stage_name(method)}-{seeds[0]}"
+            stage = f"train-{method}-{seeds[0]}"
             label = f"train {stage}" if progress else ""
             compute = functools.partial(train_method, setting, method, seeds, label)
             found = {n: t.to(setting.device) for n, t in stages.tensors(stage, compute).items()}
@@ -480,11 +458,6 @@ def train_all(
             if method == "AT":
                 trained[STOPPED] += unstack(_part(found, "best/"))
     return curves, trained
-
-
-def stage_name(network: str) -> str:
-    """The name of a method or network as part of a file's name."""
-    return network.replace(",", "").replace(" ", "-")
 
 
 def _part(tensors: Params, prefix: str) -> Params:
@@ -596,7 +569,7 @@ def measure_all(
         rows.append(
             [
                 stages.numbers(
-                    f"measure-{stage_name(name)}-{seed}",
+                    f"measure-{name}-{seed}",
                     functools.partial(measure_network, setting, networks[name], seed),
                 )
                 for name in names
@@ -824,11 +797,6 @@ def at(network: str, quantity: str) -> Effect:
         return [values[row][column] for values in series.values]
 
     return effect
-
-
-def gap(more: Effect, less: Effect) -> Effect:
-    """Effect: one effect minus another, seed by seed."""
-    return lambda result: [p - q for p, q in zip(more(result), less(result), strict=True)]
 
 
 def stopped(method: str) -> Effect:

@@ -584,11 +584,7 @@ def under_attacks(setting: Setting, network: Predict) -> dict[str, float]:
     config = setting.config
     x, y = setting.on_device(setting.data.test_x, setting.data.test_y)
     attacks = evaluation_attacks(config)
-    parts = [
-        standing(network, part, labels, LInf(config.epsilon), attacks)
-        for part, labels in zip(x.split(config.chunk), y.split(config.chunk), strict=True)
-    ]
-    masks = {name: torch.cat([part[name] for part in parts]) for name in attacks}
+    masks = standing(network, x, y, LInf(config.epsilon), attacks, chunk=config.chunk)
     with torch.no_grad():
         clean = torch.cat([network(part).argmax(-1) for part in x.split(config.chunk)]) == y
     found = {"clean accuracy": float(clean.double().mean())}

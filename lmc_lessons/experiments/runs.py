@@ -43,6 +43,7 @@ ONE_CYCLE = TrainConfig(  # adversarial training on CIFAR-10 in thirty epochs
     channels_last=True,
     compile=True,
 )
+Labelled = tuple[Tensor, Tensor]  # inputs and labels
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn")
 
 
@@ -50,7 +51,7 @@ class Stages:
     """Restartable units of work: each is done once, and what it gave is kept on disk.
 
     A run that was killed and is started again finds every finished stage, and does only what is
-    left. Without a folder nothing is kept.
+    left. Without a folder nothing is kept. Names of stages may hold spaces, commas and plus signs.
     """
 
     def __init__(self, folder: Path | None, config: Any, *, progress: bool = False) -> None:
@@ -78,11 +79,11 @@ class Stages:
         """
         if self.folder is None:
             return self._timed(name, lambda: compute(None))
-        path = self.folder / f"{name}.safetensors"
+        path = self.folder / f"{_file_name(name)}.safetensors"
         if path.is_file():
             self.seconds += json.loads(path.with_suffix(".json").read_text())
             return load_file(path)
-        checkpoint = self.folder / f"{name}.checkpoint"
+        checkpoint = path.with_suffix(".checkpoint")
         before = self.seconds
         tensors = self._timed(name, lambda: compute(checkpoint))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +104,7 @@ class Stages:
         Returns:
             The data, as JSON gives them back.
         """
-        path = self.folder / f"{name}.numbers.json" if self.folder else None
+        path = self.folder / f"{_file_name(name)}.numbers.json" if self.folder else None
         if path is not None and path.is_file():
             kept = json.loads(path.read_text())
             self.seconds += kept["seconds"]
@@ -129,6 +130,10 @@ class Stages:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _file_name(stage: str) -> str:
+    return stage.replace(",", "").replace(" + ", "-").replace(" ", "-")
+
+
 def load_cut(
     name: str,
     model: ModelConfig,
@@ -152,12 +157,7 @@ def load_cut(
     Raises:
         ValueError: If the data set is not there, is too small, or does not fit the model.
     """
-    data = datasets.load(name, root=root)
-    if data.input_shape != model.input_shape or data.classes > model.classes:
-        raise ValueError(
-            f"{data.name} has inputs of shape {data.input_shape} and {data.classes} classes, the "
-            f"model takes {model.input_shape} and {model.classes}"
-        )
+    data = _fitting(datasets.load(name, root=root), model)
     for kind, wanted, there in (
         ("training", samples, len(data.train_x)),
         ("test", test, len(data.test_x)),
@@ -171,6 +171,45 @@ def load_cut(
         test_x=data.test_x[:test],
         test_y=data.test_y[:test],
     )
+
+
+def hold_out(
+    data: Dataset, model: ModelConfig, samples: int | None, validation: int
+) -> tuple[Dataset, Labelled, Labelled]:
+    """Cut the training part into what is trained on, what chooses when to stop, and a rest.
+
+    Args:
+        data: The data set.
+        model: What it must fit.
+        samples: Training samples to keep; None keeps all that are not for validation.
+        validation: Samples for validation, the next so many.
+
+    Returns:
+        The data with a smaller training part; inputs and labels for validation; those left over.
+
+    Raises:
+        ValueError: If there are not enough samples, or they do not fit the model.
+    """
+    there = len(_fitting(data, model).train_x)
+    kept = there - validation if samples is None else samples
+    end = kept + validation
+    if kept < 2 or end > there:
+        raise ValueError(
+            f"{data.name} has {there} training samples, asked for {samples} and {validation} for "
+            "validation"
+        )
+    part = dataclasses.replace(data, train_x=data.train_x[:kept], train_y=data.train_y[:kept])
+    held = data.train_x[kept:end], data.train_y[kept:end]
+    return part, held, (data.train_x[end:], data.train_y[end:])
+
+
+def _fitting(data: Dataset, model: ModelConfig) -> Dataset:
+    if data.input_shape != model.input_shape or data.classes > model.classes:
+        raise ValueError(
+            f"{data.name} has inputs of shape {data.input_shape} and {data.classes} classes, the "
+            f"model takes {model.input_shape} and {model.classes}"
+        )
+    return data
 
 
 def train_stages(
@@ -191,7 +230,7 @@ def train_stages(
 
     Args:
         stages: The run's stages.
-        name: Name of the network, unique in the run; spaces and commas are allowed.
+        name: Name of the network, unique in the run.
         model: Architecture.
         data: Data set; only its training part is used.
         seeds: S different seeds.
@@ -213,7 +252,7 @@ def train_stages(
     parts: dict[str, list[Tensor]] = {}
     for first in range(0, len(seeds), size):
         part = slice(first, first + size)
-        stage = f"train-{name.replace(',', '').replace(' ', '-')}-{seeds[first]}"
+        stage = f"train-{name}-{seeds[first]}"
 
         def compute(checkpoint: Path | None, part: slice = part, stage: str = stage) -> Params:
             training = train(

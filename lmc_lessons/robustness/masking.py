@@ -84,7 +84,13 @@ def staircase(predict: Predict, step: float) -> Predict:
 
 
 def standing(
-    predict: Predict, x: Tensor, y: Tensor, threat: ThreatModel, attacks: Mapping[str, Attack]
+    predict: Predict,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    attacks: Mapping[str, Attack],
+    *,
+    chunk: int | None = None,
 ) -> dict[str, Tensor]:
     """Which samples each attack alone leaves correctly read.
 
@@ -94,6 +100,8 @@ def standing(
         y: Labels.
         threat: Which inputs count as near.
         attacks: Name to attack.
+        chunk: Samples attacked together; None: all. An attack with a random start draws it anew,
+            and the same, for every chunk.
 
     Returns:
         Name to a mask of the labels' shape. A sample misread without attack stands nowhere.
@@ -101,6 +109,17 @@ def standing(
     Taught in: book/robustness/adversarial-examples
     """
     x = check_inputs(x, y, threat)
+    axis, size = y.ndim - 1, chunk or max(1, y.shape[-1])
+    parts = [
+        _left(predict, some, labels, threat, attacks)
+        for some, labels in zip(x.split(size, axis), y.split(size, axis), strict=True)
+    ]
+    return {name: torch.cat([part[name] for part in parts], axis) for name in attacks}
+
+
+def _left(
+    predict: Predict, x: Tensor, y: Tensor, threat: ThreatModel, attacks: Mapping[str, Attack]
+) -> dict[str, Tensor]:
     with torch.no_grad():
         clean = predict(x).argmax(-1) == y
         found = {}

@@ -497,8 +497,8 @@ def test_a_picture_shows_what_the_loss_compares() -> None:
     assert shape(found["points"]) == (1, 3, 4, 2)
     assert shape(found["teacher"]) == (4, 2)
     x, y = setting.test()
-    teacher = lesson.network(school.networks[lesson.TEACHER], 0)
-    student = lesson.network(school.networks["rep 5"], 0)
+    teacher = unstack(school.networks[lesson.TEACHER])[0]
+    student = unstack(school.networks["rep 5"])[0]
     target = forward(teacher, x)[0]
     hurt = pgd(
         lambda z: predict(setting.model, student, z),

@@ -656,11 +656,6 @@ def test_a_method_is_what_its_name_says(name: str, monkeypatch: pytest.MonkeyPat
 def test_every_method_is_named() -> None:
     assert set(OBJECTIVES) == set(lesson.METHODS)
     assert {*lesson.RUINED, *lesson.SHOWN} - {lesson.STOPPED, lesson.AWP} <= set(lesson.METHODS)
-    names = [lesson.stage_name(name) for name in (*lesson.METHODS, lesson.STOPPED)]
-    assert len(set(names)) == len(names), "two stages would share a file"
-    assert all(
-        set(name) <= set("abcdefghijklmnopqrstuvwxyz-0123456789.ADEMPRSTW") for name in names
-    )
 
 
 def test_the_attack_of_training_is_the_one_that_was_set() -> None:

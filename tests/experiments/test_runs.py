@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lmc_lessons.experiments.runs import (
     Stages,
     config_hash,
     finish,
+    hold_out,
     load_cut,
     one_thread,
     override,
@@ -273,6 +275,34 @@ def test_data_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         load_cut("digits", model, **wanted)
+
+
+def test_a_training_part_is_cut_in_three() -> None:
+    part, validation, rest = hold_out(DIGITS, ModelConfig(), 100, 30)
+    assert torch.equal(torch.cat([part.train_x, validation[0], rest[0]]), DIGITS.train_x)
+    assert torch.equal(torch.cat([part.train_y, validation[1], rest[1]]), DIGITS.train_y)
+    assert (len(part.train_x), len(validation[0])) == (100, 30)
+    assert torch.equal(part.test_x, DIGITS.test_x)
+    all_but, held, nothing = hold_out(DIGITS, ModelConfig(), None, 30)
+    assert (len(all_but.train_x), len(held[0])) == (len(DIGITS.train_x) - 30, 30)
+    assert len(nothing[0]) == 0
+
+
+@pytest.mark.parametrize(("samples", "validation"), [(1, 5), (5000, 0), (1000, 5000), (None, 5000)])
+def test_a_part_larger_than_the_whole_is_refused(samples: int | None, validation: int) -> None:
+    with pytest.raises(ValueError, match=f"asked for {samples} and {validation} for validation"):
+        hold_out(DIGITS, ModelConfig(), samples, validation)
+
+
+@pytest.mark.parametrize("name", ["AWP 0.01", "clean, stopped", "AT + Absum 0.01"])
+def test_any_name_can_be_a_stage(tmp_path: Path, name: str) -> None:
+    stages = Stages(tmp_path, Config())
+    for seed in (1, 2):
+        assert stages.numbers(f"{name}-{seed}", partial(int, seed)) == seed
+        assert stages.tensors(f"{name}-{seed}", lambda _: {"a": torch.ones(1)})["a"] == 1
+    files = [path.name for path in tmp_path.rglob("*.*")]
+    assert len([file for file in files if file.endswith(".numbers.json")]) == 2
+    assert not [file for file in files if set(file) & set(" ,+")]
 
 
 # --- Training in stages ---------------------------------------------------------------------------

@@ -233,3 +233,20 @@ def test_square_sees_through_both_masks() -> None:
     )
     shares = accuracies(left)
     assert float(shares["Square"]) < float(shares["PGD"]) - 0.3
+
+
+@pytest.mark.parametrize("seeds", [(), (2,)], ids=["one network", "two networks"])
+def test_what_stands_does_not_depend_on_the_chunks(seeds: tuple[int, ...]) -> None:
+    stream = torch.Generator().manual_seed(0)
+    x = torch.rand(*seeds, 7, 1, 2, 2, generator=stream)
+    y = torch.randint(0, 4, (*seeds, 7), generator=stream)
+    attacks = {"clean": lambda f, x, y, t: x, "FGSM": fgsm}
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(-3) ** 2
+
+    whole = standing(network, x, y, LInf(0.1), attacks)
+    parts = standing(network, x, y, LInf(0.1), attacks, chunk=3)
+    for name, mask in whole.items():
+        assert mask.shape == y.shape
+        assert torch.equal(mask, parts[name])
