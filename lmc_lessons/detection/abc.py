@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -161,19 +160,9 @@ def mean_where(values: Tensor, chosen: Tensor) -> Tensor:
     return torch.where(chosen, values, 0.0).sum(-1) / chosen.sum(-1).clamp(min=1)
 
 
-class ErrorLoss(Protocol):
-    """A loss of reconstruction errors."""
-
-    kind: ErrorKind
-    noise: float
-
-    def of_errors(self, error: Tensor, y: Tensor) -> Tensor:
-        """Errors and labels of shape (..., B) to one loss per batch, shape (...,)."""
-
-
 @dataclass(frozen=True)
-class _OfErrors:
-    """What the losses below share: how errors are measured, and the run of the networks.
+class ErrorLoss:
+    """A loss of reconstruction errors; those below differ in ``of_errors`` only.
 
     Attributes:
         kind: How to measure errors.
@@ -198,7 +187,7 @@ class _OfErrors:
 
 
 @dataclass(frozen=True)
-class Unlabelled(_OfErrors):
+class Unlabelled(ErrorLoss):
     """Mean error of the samples with label 0: an autoencoder that ignores labelled anomalies.
 
     Taught in: book/detection/autoencoding-binary-classifiers
@@ -210,7 +199,7 @@ class Unlabelled(_OfErrors):
 
 
 @dataclass(frozen=True)
-class ABC(_OfErrors):
+class ABC(ErrorLoss):
     """Autoencoding binary classifier: the mean of ``abc_loss``.
 
     Attributes:
@@ -236,7 +225,7 @@ class ABC(_OfErrors):
 
 
 @dataclass(frozen=True)
-class NaiveABC(_OfErrors):
+class NaiveABC(ErrorLoss):
     """The same without care for rounding and without a floor, to see what then happens.
 
     Taught in: book/detection/autoencoding-binary-classifiers
@@ -248,7 +237,7 @@ class NaiveABC(_OfErrors):
 
 
 @dataclass(frozen=True)
-class NegativeLearning(_OfErrors):
+class NegativeLearning(ErrorLoss):
     """The mean of ``negative_loss``.
 
     Taught in: book/detection/autoencoding-binary-classifiers
@@ -260,7 +249,7 @@ class NegativeLearning(_OfErrors):
 
 
 @dataclass(frozen=True)
-class PUAE(_OfErrors):
+class PUAE(ErrorLoss):
     r"""The likelihood where unlabelled data hold anomalies (eq-abc-puae).
 
     $$\alpha\, \hat E_P[\ell_+] + \bigl| \hat E_U[\ell_-] - \alpha\, \hat E_P[\ell_-] \bigr|, \quad
