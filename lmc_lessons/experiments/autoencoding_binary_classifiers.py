@@ -208,6 +208,19 @@ PRESETS: dict[str, Config] = {
     ),
     "study": Config(),
     "pyod": Config(preset="pyod", detectors=("ECOD", "DeepSVDD"), labels=()),
+    "longer": Config(  # a control that was asked for after the study
+        preset="longer",
+        train=dataclasses.replace(Config().train, epochs=300),
+        every=30,
+        losses=("negative learning", "ABC", "ABC mean"),
+        others=("classifier",),
+        detectors=(),
+        labels=(50,),
+        scales=(3.0,),
+        contamination=(),
+        sides=(),
+        stability=0,
+    ),
     "full-mnist-abc": _MNIST,
     "full-fashion-abc": dataclasses.replace(
         _MNIST, preset="full-fashion-abc", dataset="fashion-mnist"

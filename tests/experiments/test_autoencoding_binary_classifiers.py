@@ -275,7 +275,7 @@ def test_presets_can_be_run(name: str) -> None:
 
 
 def test_the_scales_of_the_design_are_there() -> None:
-    wanted = "toy study pyod full-mnist-abc full-fashion-abc"
+    wanted = "toy study pyod longer full-mnist-abc full-fashion-abc"
     assert set(wanted.split()) == set(lesson.PRESETS)
     for name in wanted.split()[1:]:
         config = lesson.PRESETS[name]
@@ -448,6 +448,7 @@ SMALLER: dict[str, list[str]] = {
     "toy": SMALL,
     "study": [*SMALL, "seeds=(3,)", "scales=(0.1, 1.0)", "stability=10", "labels=(1, 5, 10, 50)"],
     "pyod": ["seeds=(0,)", "detectors=('ECOD',)"],
+    "longer": [*SMALL, "seeds=(4,)"],
     "full-mnist-abc": [*SMALL, *WHOLE, "seeds=(0,)", "test=100"],
     "full-fashion-abc": [*SMALL, *WHOLE, "seeds=(0, 1)", "test=100"],
 }
@@ -495,6 +496,8 @@ def test_shrunk_presets_run(preset: str, monkeypatch: pytest.MonkeyPatch) -> Non
         assert table[:3] == result.series["labelled"].values[0][1][-1][:3]  # scale 1 is ABC
     if preset == "pyod":
         assert set(result.series) == {"unlabelled"}
+    if preset == "longer":
+        assert set(result.series) == {"unlabelled", "labelled", "error", "scales"}
 
 
 def test_one_unit_run_alone_gives_the_same_numbers() -> None:
