@@ -56,7 +56,7 @@ def _check_stable(stable: Any) -> None:
 
 def _check_best(best_error: Any) -> None:
     """The error at which the likelihood is largest, for a share of anomalies and a scale."""
-    for share, scale in ((0.2, 1.0), (0.75, 3.0)):
+    for share, scale in ((0.75, 3.0), (0.2, 1.0)):
         right = -scale * math.log1p(-share)
         require_number(
             best_error(share, scale),
