@@ -252,7 +252,7 @@ def test_an_anomaly_at_the_centre_is_pushed_with_finite_force() -> None:
     [
         (lambda: ABC("norm", scale=0.0), "scale must be a positive number, got 0.0"),
         (lambda: ABC("norm", scale=math.inf), "scale must be a positive number, got inf"),
-        (lambda: ABC("L1"), "error is 'L1', allowed: norm, squared, mean"),
+        (lambda: abc.check_kind("L1"), "error is 'L1', allowed: norm, squared, mean"),
         (lambda: NegativeLearning(noise=-1.0), "noise must be a number >= 0, got -1.0"),
         (lambda: PUAE(prior=1.0), r"prior must be in \[0, 1\), got 1.0"),
         (lambda: SideBySide(()), "side by side there must be losses"),

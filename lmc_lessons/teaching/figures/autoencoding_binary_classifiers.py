@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -31,7 +32,7 @@ from lmc_lessons.experiments.autoencoding_binary_classifiers import (
     unlabelled,
 )
 from lmc_lessons.models import Params, build, predict_stacked
-from lmc_lessons.results import Result
+from lmc_lessons.results import Effect, Result
 from lmc_lessons.teaching.figures import (
     BLUE,
     GREY,
@@ -400,18 +401,51 @@ def methods_table(result: Result, number: int, others: Result | None = None) -> 
     for found in (result, others):
         if found is not None:
             names = found.series["unlabelled"].axes["method"]
-            rows += [
-                [name, "0", *_cells(found, lambda q, n=name: unlabelled(n, q))] for name in names
-            ]
+            rows += [[name, "0", *_cells(found, partial(unlabelled, name))] for name in names]
     names = result.series["labelled"].axes["method"]
     rows += [
-        [name, str(number), *_cells(result, lambda q, n=name: labelled(n, number, q))]
-        for name in names
+        [name, str(number), *_cells(result, partial(labelled, name, number))] for name in names
     ]
     return plain_table(["method", "labels", *TITLES.values()], rows)
 
 
-def _cells(result: Result, effect: Any) -> list[str]:
+def longer_table(study: Result, longer: Result, number: int) -> HTML:
+    """AUROC of a study beside that of the same units trained for more epochs, means over units.
+
+    Args:
+        study: The study.
+        longer: The same units, trained longer.
+        number: Number of labels of those that see labels.
+
+    Returns:
+        A table.
+
+    Taught in: book/detection/autoencoding-binary-classifiers
+    """
+    names = ["AE", *longer.series["labelled"].axes["method"]]
+    ways: dict[str, Any] = {name: _of(name, number) for name in names}
+    for scale in longer.series["scales"].axes["scale"]:
+        ways[f"ABC scale {scale:g}"] = partial(entry, "scales", scale)
+    runs = (study, longer)
+    heads = [f"{kind}, {r.config['train']['epochs']}" for kind in KINDS for r in runs]
+    rows = [
+        [name, *(f"{np.mean(way(kind)(run)):.3f}" for kind in KINDS for run in runs)]
+        for name, way in ways.items()
+    ]
+    return plain_table(["method", *heads], rows)
+
+
+KINDS = ("known", "unknown")
+
+
+def _of(name: str, number: int) -> Callable[[str], Effect]:
+    """The effect of one method by kind of anomaly."""
+    if name == "AE":
+        return partial(unlabelled, name)
+    return partial(labelled, name, number)
+
+
+def _cells(result: Result, effect: Callable[[str], Effect]) -> list[str]:
     return [f"{np.mean(effect(quantity)(result)):.3f}" for quantity in TITLES]
 
 

@@ -128,6 +128,24 @@ def test_tables_hold_means() -> None:
     assert f"{wanted:.3f}" in sides
 
 
+def test_two_lengths_of_training_stand_side_by_side() -> None:
+    short, longer = measured(), measured(seed=2)
+    for result, epochs in ((short, 100), (longer, 300)):
+        result.config["train"] = {"epochs": epochs}
+    table = figures.longer_table(short, longer, 50).data
+    assert re.findall(r'scope="col">([^<]+)<', table)[1:] == [
+        *("known, 100", "known, 300", "unknown, 100", "unknown, 300"),
+    ]
+    row = next(part for part in table.split("<tr>") if ">ABC scale 3<" in part)
+    cells = re.findall(r"<td[^>]*>([0-9.]+)<", row)
+    wanted = [
+        f"{np.mean(lesson.entry('scales', 3.0, kind)(run)):.3f}"
+        for kind in ("known", "unknown")
+        for run in (short, longer)
+    ]
+    assert cells == wanted
+
+
 @pytest.fixture(scope="module")
 def maps() -> dict[int, figures.Maps]:
     """Two small maps."""
