@@ -223,7 +223,11 @@ PRESETS: dict[str, Config] = {
     ),
     "full-mnist-abc": _MNIST,
     "full-fashion-abc": dataclasses.replace(
-        _MNIST, preset="full-fashion-abc", dataset="fashion-mnist"
+        _MNIST,
+        preset="full-fashion-abc",
+        dataset="fashion-mnist",
+        losses=("negative learning", "ABC"),
+        scales=(3.0, 10.0, 30.0),  # asked for after MNIST, where scale 1 did nothing
     ),
 }
 
