@@ -226,6 +226,7 @@ PRESETS: dict[str, Config] = {
         _MNIST,
         preset="full-fashion-abc",
         dataset="fashion-mnist",
+        samples=4000,
         losses=("negative learning", "ABC"),
         scales=(3.0, 10.0, 30.0),  # asked for after MNIST, where scale 1 did nothing
     ),
