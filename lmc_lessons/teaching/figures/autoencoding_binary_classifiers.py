@@ -50,10 +50,10 @@ from lmc_lessons.training import Spawn, train
 
 REACH = 6.5  # of the plane that is drawn
 METHODS = {
-    "AE": (GREY, "x"),
-    "classifier": (ORANGE, "o"),
-    "negative learning": (PINK, "D"),
-    "ABC": (BLUE, "s"),
+    "AE": (GREY, ":", "x"),
+    "classifier": (ORANGE, "--", "o"),
+    "negative learning": (PINK, "-.", "D"),
+    "ABC": (BLUE, "-", "s"),
 }
 PLACES = ((-5.0, -5.0), (5.0, 5.0))  # of unknown anomalies in the plane
 
@@ -160,7 +160,9 @@ def _map(ax: Axes, found: Maps, name: str) -> None:
     ax.plot(normal[:, 0], normal[:, 1], ".", color="white", markersize=2)
     ax.plot(anomalies[:, 0], anomalies[:, 1], "^", color=ORANGE, markersize=4)
     for place in PLACES:
-        circle: Any = plt.Circle(place, 0.9, fill=False, color="white", linestyle="--", linewidth=1)
+        circle: Any = plt.Circle(
+            place, 0.9, fill=False, color=ORANGE, linestyle="--", linewidth=1.2
+        )
         ax.add_patch(circle)
     known, unknown = found.areas[name]
     ax.set_title(f"{name}: {known:.3f} / {unknown:.3f}")
@@ -219,7 +221,7 @@ def by_labels(result: Result) -> HTML:
     with style():
         fig, axes = plt.subplots(1, 2, figsize=(6.4, 3.4), sharey=True)
         for ax, kind in zip(axes, ("known", "unknown"), strict=True):
-            for name, look in zip(METHODS, (("#666666", "-", ""), *LOOKS), strict=False):
+            for name, look in METHODS.items():
                 own = _over_labels(result, name, kind, numbers)
                 curve(ax, numbers, own.tolist(), name, look)
                 told.append(f"{name}, {kind}, {own[:, -1].mean():.3f}")
@@ -260,7 +262,7 @@ def by_class(result: Result, number: int) -> HTML:
     told = []
     with style():
         fig, ax = plt.subplots(figsize=(6.4, 3.2))
-        for k, (name, (colour, marker)) in enumerate(METHODS.items()):
+        for k, (name, (colour, _, marker)) in enumerate(METHODS.items()):
             own = _over_labels(result, name, "unknown", [number])[:, 0]
             places = [classes.index(kind) + 0.14 * (k - 1.5) for kind in held_out]
             look: Any = {"marker": marker, "color": colour, "linestyle": "", "markersize": 5}
@@ -299,6 +301,8 @@ def growth(result: Result, number: int) -> HTML:
             curve(ax, epochs, own.tolist(), name, look)
             told.append(f"{name} {own[:, -1].mean():.3g}")
         ax.set_yscale("log")
+        ax.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+        ax.minorticks_off()
         ax.set(xlabel="epoch", ylabel="mean length $\\|x - D(E(x))\\|$")
         ax.legend(fontsize=8)
     return static_figure(
@@ -359,7 +363,7 @@ def contamination(result: Result) -> HTML:
     told = []
     with style():
         fig, ax = plt.subplots(figsize=(6.4, 3.2))
-        for name, look in zip(CONTAMINATED, (("#666666", "-", "x"), *LOOKS[1:]), strict=True):
+        for name, look in zip(CONTAMINATED, (METHODS["AE"], *LOOKS[1:]), strict=True):
             own = np.array([hidden(name, share)(result) for share in shares]).T
             curve(ax, [100 * share for share in shares], own.tolist(), name, look)
             told.append(f"{name} {', '.join(f'{v:.3f}' for v in own.mean(0))}")
