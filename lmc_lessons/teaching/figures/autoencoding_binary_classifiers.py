@@ -382,9 +382,9 @@ TITLES = {
     "unknown": "unknown",
     "known AUPRC": "AUPRC known",
     "unknown AUPRC": "unknown",
-    "known false alarms": "FPR at 95 % found, known",
+    "known false alarms": "FPR known",
     "unknown false alarms": "unknown",
-    "balanced accuracy": "balanced accuracy",
+    "balanced accuracy": "balanced",
 }
 
 
