@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,9 +11,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import HTML
 from matplotlib.axes import Axes
+from PIL import Image
 
 from lmc_lessons.evaluation import t_interval
-from lmc_lessons.results import Result
+from lmc_lessons.results import Effect, Result
 from lmc_lessons.teaching.interactive import static_figure
 
 # Okabe and Ito's palette, told apart by people with any kind of colour vision
@@ -185,3 +187,34 @@ def paths_figure(
         alt=f"Test loss along the straight path. At the midpoint, in nats: {told}.",
         caption=f"{title}.",
     )
+
+
+def few_colours(image: bytes, colours: int = 48) -> bytes:
+    """The same PNG with a palette: a slider carries many pictures, and a page should stay light.
+
+    Args:
+        image: Bytes of a PNG.
+        colours: Size of the palette, at most 256.
+
+    Returns:
+        Bytes of a PNG.
+    """
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(image)).convert("RGB").quantize(colours).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def text(result: Result, effect: Effect, *, scale: float = 100, form: str = "+.1f") -> str:
+    """A mean with its interval over seeds, for a sentence.
+
+    Args:
+        result: The run.
+        effect: One number per seed.
+        scale: What the numbers are multiplied by.
+        form: How they are written.
+
+    Returns:
+        Such as ``+3.0 [+1.2, +4.8]``.
+    """
+    found = t_interval(effect(result))
+    return f"{scale * found.mean:{form}} [{scale * found.low:{form}}, {scale * found.high:{form}}]"

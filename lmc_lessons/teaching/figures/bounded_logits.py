@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,15 +12,16 @@ import torch
 from IPython.display import HTML
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.stats import spearmanr
 
 from lmc_lessons.evaluation import t_interval
 from lmc_lessons.experiments.bounded_logits import METHODS, at, head_of, left
-from lmc_lessons.results import Effect, Result
+from lmc_lessons.results import Result
 from lmc_lessons.robustness.bounded_logits import U_STAR, Kind, optimum
 from lmc_lessons.teaching.figures import BLUE, GREEN, GREY, LOOKS, ORANGE, PINK, averaged, style
+from lmc_lessons.teaching.figures import few_colours as _few_colours
 from lmc_lessons.teaching.figures import mean_with_interval as curve
+from lmc_lessons.teaching.figures import text as text  # also for the page
 from lmc_lessons.teaching.interactive import image_slider, png, static_figure
 from lmc_lessons.teaching.tables import plain_table
 
@@ -101,13 +101,6 @@ def free(result: Result, heads: tuple[str, str] = ("tanh 1", "BLF 1"), seed: int
         f"true class, circles: the {values.shape[-1] - 1} others). Below: length of all of them "
         "together, by step.",
     )
-
-
-def _few_colours(image: bytes, colours: int = 48) -> bytes:
-    """The same PNG with a palette: a slider carries many pictures, and a page should stay light."""
-    buffer = io.BytesIO()
-    Image.open(io.BytesIO(image)).convert("RGB").quantize(colours).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _on_curve(ax: Axes, head: str, u: NDArray[Any], reach: float) -> None:
@@ -348,19 +341,3 @@ def attacks_table(result: Result, names: Sequence[str]) -> HTML:
         for attack, words in ATTACK_NAMES.items()
     ]
     return plain_table(["attack, and what it leaves in %", *used], rows)
-
-
-def text(result: Result, effect: Effect, *, scale: float = 100, form: str = "+.1f") -> str:
-    """A mean with its interval over seeds, for a sentence.
-
-    Args:
-        result: The run.
-        effect: One number per seed.
-        scale: What the numbers are multiplied by.
-        form: How they are written.
-
-    Returns:
-        Such as ``+3.0 [+1.2, +4.8]``.
-    """
-    found = t_interval(effect(result))
-    return f"{scale * found.mean:{form}} [{scale * found.low:{form}}, {scale * found.high:{form}}]"
