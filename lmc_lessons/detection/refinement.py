@@ -2,7 +2,7 @@ r"""Refinement: an autoencoder that looks for the anomalies in its own training 
 
 Three ways. Stop before the anomalies are learned. Leave out of every batch what is reconstructed
 worst (trimming). Or shape the codes after a known distribution, look there for outliers, take them
-out and train against them (an adversarial autoencoder with iterative training set refinement, ITSR).
+out and train against them: an adversarial autoencoder with iterative training set refinement, ITSR.
 All are losses for the one training loop. Where every network has training data of its own, a label
 is the number of a sample.
 """
