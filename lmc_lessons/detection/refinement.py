@@ -426,7 +426,8 @@ def discriminate(model: ModelConfig, stacked: Params, codes: Tensor) -> Tensor:
         (stacked[f"layers.{k}.weight"], stacked[f"layers.{k}.bias"]) for k in _judges(model)
     )
     hidden = F.relu(torch.baddbmm(first[1].unsqueeze(1), codes, first[0].mT))
-    return torch.baddbmm(last[1].unsqueeze(1), hidden, last[0].mT).squeeze(2)
+    # A sum, since a product with a single column rounds otherwise for one network than for many.
+    return (hidden * last[0]).sum(2) + last[1]
 
 
 # Scores and rules -------------------------------------------------------------------------------

@@ -179,6 +179,9 @@ def test_leaving_out_is_training_on_the_others() -> None:
     assert torch.allclose(whole, fewer)
 
 
+WIDE = ModelConfig("autoencoder", (1, 8, 8), width=32, depth=2, latent=2)
+
+
 def test_one_seed_alone_gives_the_same_bits() -> None:
     x = drawn(2, 12, 1, 3, 3)
     data = numbered("made", x[0])
@@ -188,6 +191,22 @@ def test_one_seed_alone_gives_the_same_bits() -> None:
     )
     for name, tensor in alone.params.items():
         assert torch.equal(tensor[0], both.params[name][1])
+
+
+def test_so_it_is_with_a_discriminator() -> None:
+    x = drawn(2, 128, 1, 8, 8)
+    start, loss = with_discriminator(WIDE, SEEDS), Adversarial(WIDE)
+
+    def trained(places: slice) -> Params:
+        recipe = dataclasses.replace(RECIPE, batch_size=64)
+        own = OwnData(loss, SEEDS[places], x[places])
+        here = {name: tensor[places] for name, tensor in start.items()}
+        data = numbered("made", x[0])
+        return train(container(WIDE), data, SEEDS[places], recipe, loss=own, start=here).params
+
+    both, alone = trained(slice(0, 2)), trained(slice(1, 2))
+    for name, tensor in alone.items():
+        assert torch.equal(tensor[0], both[name][1]), name
 
 
 # --- Adversarial autoencoders ---------------------------------------------------------------------
