@@ -197,14 +197,14 @@ def test_so_it_is_with_a_discriminator() -> None:
     x = drawn(2, 128, 1, 8, 8)
     start, loss = with_discriminator(WIDE, SEEDS), Adversarial(WIDE)
 
-    def trained(places: slice) -> Params:
-        recipe = dataclasses.replace(RECIPE, batch_size=64)
-        own = OwnData(loss, SEEDS[places], x[places])
-        here = {name: tensor[places] for name, tensor in start.items()}
+    def trained(first: int) -> Params:
+        recipe, seeds = dataclasses.replace(RECIPE, batch_size=64), SEEDS[first:]
+        own = OwnData(loss, seeds, x[first:])
+        here = {name: tensor[first:] for name, tensor in start.items()}
         data = numbered("made", x[0])
-        return train(container(WIDE), data, SEEDS[places], recipe, loss=own, start=here).params
+        return train(container(WIDE), data, seeds, recipe, loss=own, start=here).params
 
-    both, alone = trained(slice(0, 2)), trained(slice(1, 2))
+    both, alone = trained(0), trained(1)
     for name, tensor in alone.items():
         assert torch.equal(tensor[0], both[name][1]), name
 
