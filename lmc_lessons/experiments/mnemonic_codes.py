@@ -445,9 +445,9 @@ def measure_class(setting: Setting, networks: Networks, seed: int, forgotten: in
         forgotten: The class.
 
     Returns:
-        ``methods`` of shape (``METHODS``, ``QUANTITIES``), ``audit`` (``AUDITED``, ``AUDITS``),
+        ``networks`` of shape (``METHODS``, ``QUANTITIES``), ``audit`` (``AUDITED``, ``AUDITS``),
         ``relearning`` (``AUDITED``, steps), ``grid`` (``GRID``, steps, caps, ``SEEN``),
-        ``classes`` (2, steps, classes), ``cost`` (``METHODS``), and ``numbers`` by name.
+        ``by class`` (2, steps, classes), ``cost`` (``METHODS``), and ``numbers`` by name.
     """
     found = searched(setting, networks, seed, forgotten)
     grids = {name: seen(setting, many, forgotten) for name, many in found.items()}
@@ -464,13 +464,13 @@ def measure_class(setting: Setting, networks: Networks, seed: int, forgotten: in
     audits = [audited(setting, methods[name], seed, forgotten) for name in AUDITED]
     caps = len(setting.config.caps) + 1
     return {
-        "methods": [quantities(setting, networks.coded, methods[n], forgotten) for n in METHODS],
+        "networks": [quantities(setting, networks.coded, methods[n], forgotten) for n in METHODS],
         "audit": [one["audit"] for one in audits],
         "relearning": [one["relearning"] for one in audits],
         "grid": [
             [grids[name][k : k + caps] for k in range(0, len(grids[name]), caps)] for name in GRID
         ],
-        "classes": by_class(setting, networks.coded, seed, forgotten),
+        "by class": by_class(setting, networks.coded, seed, forgotten),
         "cost": [cost(setting, name, forgotten) for name in METHODS],
         "numbers": single_numbers(setting, networks, seed, forgotten) | {"minus": minus},
     }
@@ -733,59 +733,55 @@ def collect(
     Returns:
         Metrics per seed, and series.
     """
-    arms, classes = list(config.arms), list(config.forget)
-    caps: list[Any] = [*config.caps, "none"]
-
-    def whole(key: str) -> list[Any]:
-        return [[[one[key] for one in arm[k]] for arm in found] for k in seeds_of(config)]
-
-    def mean(key: str) -> list[Any]:
-        return [
-            [torch.tensor([one[key] for one in arm[k]]).double().mean(0).tolist() for arm in found]
-            for k in seeds_of(config)
-        ]
-
-    first = [[arm[k][0]["classes"] for arm in found] for k in seeds_of(config)]
-    steps, count = list(config.steps), len(first[0][0][0][0])
-    per_class: dict[str, list[Any]] = {"arm": arms, "class": classes}
-    series = {
-        "networks": Series(
-            {**per_class, "method": list(METHODS), "quantity": list(QUANTITIES)}, whole("methods")
-        ),
-        "audit": Series(
-            {**per_class, "method": list(AUDITED), "quantity": list(AUDITS)}, whole("audit")
-        ),
-        "relearning": Series(
-            {
-                "arm": arms,
-                "method": list(AUDITED),
-                "step": list(range(config.relearning.epochs + 1)),
-            },
-            mean("relearning"),
-        ),
-        "grid": Series(
-            {"arm": arms, "method": list(GRID), "step": steps, "cap": caps, "seen": list(SEEN)},
-            mean("grid"),
-        ),
-        "by class": Series(
-            {
-                "arm": arms,
-                "method": ["codes", "logit mask"],
-                "strength": list(range(len(steps))),
-                "class": list(range(count)),
-            },
-            first,
-        ),
-        "cost": Series({"arm": arms, "method": list(METHODS)}, mean("cost")),
-    }
+    places = seeds_of(config)
+    by_seed = [[arm[k] for arm in found] for k in places]
+    series = {}
+    for name, axes in axes_of(config, found).items():
+        if name in ("networks", "audit"):
+            values = [[[one[name] for one in arm] for arm in seed] for seed in by_seed]
+        elif name == "by class":
+            values = [[arm[0][name] for arm in seed] for seed in by_seed]
+        else:
+            values = [
+                [torch.tensor([one[name] for one in arm]).double().mean(0).tolist() for arm in seed]
+                for seed in by_seed
+            ]
+        series[name] = Series({"arm": list(config.arms), **axes}, values)
     metrics = {
         f"{name}: {number}": [
-            sum(one["numbers"][number] for one in arm[k]) / len(arm[k]) for k in seeds_of(config)
+            sum(one["numbers"][number] for one in arm[k]) / len(arm[k]) for k in places
         ]
-        for name, arm in zip(arms, found, strict=True)
+        for name, arm in zip(config.arms, found, strict=True)
         for number in found[0][0][0]["numbers"]
     }
     return metrics, series
+
+
+def axes_of(
+    config: Config, found: Sequence[Sequence[Sequence[Numbers]]]
+) -> dict[str, dict[str, list[Any]]]:
+    """Axes of every series after that of the kinds of networks; see ``collect``."""
+    caps: list[Any] = [*config.caps, "none"]
+    classes = list(range(len(found[0][0][0]["by class"][0][0])))
+    steps = list(range(config.relearning.epochs + 1))
+    forgotten: dict[str, list[Any]] = {"class": list(config.forget)}
+    return {
+        "networks": {**forgotten, "method": list(METHODS), "quantity": list(QUANTITIES)},
+        "audit": {**forgotten, "method": list(AUDITED), "quantity": list(AUDITS)},
+        "relearning": {"method": list(AUDITED), "step": steps},
+        "grid": {
+            "method": list(GRID),
+            "step": list(config.steps),
+            "cap": caps,
+            "seen": list(SEEN),
+        },
+        "by class": {
+            "method": ["codes", "logit mask"],
+            "strength": list(range(len(config.steps))),
+            "class": classes,
+        },
+        "cost": {"method": list(METHODS)},
+    }
 
 
 # Effects and claims

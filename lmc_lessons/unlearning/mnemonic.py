@@ -20,6 +20,7 @@ from lmc_lessons.models import Params, predict
 from lmc_lessons.training import Loss, Network, cross_entropy, generator
 
 CODES, REPLACED = 79, 80  # independent random streams of one seed
+TINY = 1e-300  # instead of a largest ratio of 0, which would be divided by
 EPSILON = 1e-16  # added to every sum of squares, as in the published code
 OUTPUT = "output."  # how the names of the last layer's parameters begin
 
@@ -218,7 +219,7 @@ def perturbation(ratio: Params, step: float, cap: float, part: Part = "all") -> 
     if part not in get_args(Part):
         raise ValueError(f"part is {part!r}, allowed: {', '.join(get_args(Part))}")
     return {
-        name: r * min(step, cap / float(r.max()))
+        name: r * min(step, cap / max(float(r.max()), TINY))
         if part == "all" or name.startswith(OUTPUT) == (part == "last")
         else torch.zeros_like(r)
         for name, r in ratio.items()
