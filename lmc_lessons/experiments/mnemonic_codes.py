@@ -122,7 +122,8 @@ class Config:
         steps: Values of the step that are tried.
         caps: Values of the cap that are tried, besides none.
         shown_cap: Cap of the first figure.
-        amounts: What the mask takes from the logit in the first figure.
+        amounts: What the mask takes from the logit in the first figure, one for each step; more are
+            left out.
         fisher_with: Training samples for what needs data; None uses all.
         tuning: How to fine-tune.
         relearning: How to learn again; an epoch is one step.
@@ -179,9 +180,9 @@ class Config:
             values = getattr(self, name)
             if not values or min(values) <= 0 or list(values) != sorted(set(values)):
                 raise ValueError(f"{name} must increase, all above 0, got {values}")
-        if len(self.amounts) != len(self.steps) or min(self.amounts) < 0:
+        if len(self.amounts) < len(self.steps) or min(self.amounts) < 0:
             raise ValueError(
-                f"amounts must be >= 0, as many as steps, got {len(self.amounts)} and "
+                f"amounts must be >= 0, at least as many as steps, got {len(self.amounts)} and "
                 f"{len(self.steps)}"
             )
         for name in ("samples", "test", "fisher_with"):
@@ -652,7 +653,8 @@ def by_class(setting: Setting, params: Params, seed: int, forgotten: int) -> lis
         steps=config.steps,
         caps=(config.shown_cap,),
     )
-    masked = [mask_logits(params, (forgotten,), amount) for amount in config.amounts]
+    amounts = config.amounts[: len(config.steps)]
+    masked = [mask_logits(params, (forgotten,), amount) for amount in amounts]
     rows = []
     for networks in ([one.params for one in steps], masked):
         rows.append([accuracy_by_class(setting.model, one, data) for one in networks])
