@@ -208,6 +208,11 @@ _SHORT = dataclasses.replace(_SGD, epochs=10, schedule="cosine")
 PRESETS: dict[str, Config] = {
     "toy": Config(preset="toy", seeds=(0,), forget=(0,), arms=("MLP",)),
     "study": Config(),
+    "full-digits-large-rate": Config(  # added after the study: does its recipe decide?
+        preset="full-digits-large-rate",
+        arms=("CNN",),
+        cnn=Arm(_CNN.model, dataclasses.replace(_SGD, learning_rate=0.1), 0.3),
+    ),
     "full-mnist-mnemonic": Config(
         preset="full-mnist-mnemonic",
         dataset="mnist",

@@ -394,6 +394,7 @@ NARROW = ((2, 1), (4, 1), (4, 2))  # channels and blocks per stage: what ``width
 SMALLER: dict[str, list[str]] = {
     "toy": [*FEW, "mlp.train.epochs=1", "mlp.model.width=16", "test=10"],
     "study": SMALL,
+    "full-digits-large-rate": SMALL,
     "full-mnist-mnemonic": [
         *FEW,
         *("seeds=(0,)", "samples=40", "test=10", "fisher_with=40", "mlp.train.epochs=1"),
