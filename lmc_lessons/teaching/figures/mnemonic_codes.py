@@ -85,7 +85,7 @@ def by_class(result: Result, arm: str) -> HTML:
     steps, amounts = result.config["steps"], result.config["amounts"]
     classes, gone = series.axes["class"], result.config["forget"][0]
     labels = [
-        f"step {step:g} from the codes; {amount:g} off the logit"
+        f"{step:g} | {amount:g}"
         for step, amount in zip(steps, amounts, strict=False)
     ]
     rest = [k for k in classes if k != gone]
@@ -110,8 +110,8 @@ def by_class(result: Result, arm: str) -> HTML:
         f"{result.config['shown_cap']:g}. Mean over {len(result.seeds)} seeds.",
         x_label="class",
         y_label="test accuracy",
-        step_label="how far",
-        step_values_label="setting",
+        step_label="step of the codes | taken from the logit",
+        start=len(labels) // 3,
         unit="%",
         bars=True,
     )
