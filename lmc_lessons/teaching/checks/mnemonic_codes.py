@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
+from torch import nn
 
 from lmc_lessons import datasets
+from lmc_lessons.datasets import Dataset
 from lmc_lessons.experiments.mnemonic_codes import PRESETS
 from lmc_lessons.models import Params, build
 from lmc_lessons.teaching.checks import Wrong, checker, require, require_number, require_tensor
@@ -55,7 +58,7 @@ def _check_ratio(ratio_of: Any) -> None:
 def _check_step(step_of: Any) -> None:
     """One factor for the whole tensor, with and without an active cap."""
     ratio = torch.tensor([[0.5, 4.0], [8.0, 0.1]], dtype=torch.float64)
-    for step, cap in ((0.5, 2.0), (0.1, 2.0)):
+    for step, cap in ((0.5, 0.3), (0.1, 2.0)):
         right = min(step, cap / 8.0) * ratio
         require_tensor(
             step_of(ratio.clone(), step, cap),
@@ -64,9 +67,8 @@ def _check_step(step_of: Any) -> None:
                 "one factor for the tensor: do not clip every entry by itself": (
                     step * ratio
                 ).clamp(max=cap),
-                "the smaller of both, not the larger": max(step, cap / 8.0) * ratio,
                 "the cap is divided by the largest ratio": min(step, cap) * ratio,
-                "that forgets the cap": step * ratio,
+                "that forgets the cap, or takes the larger of both": step * ratio,
                 "that forgets the step: it counts where it is the smaller": cap / 8.0 * ratio,
                 "that is the factor: multiply it by the ratios": torch.full_like(
                     ratio, min(step, cap / 8.0)
@@ -110,10 +112,19 @@ def _check_bound(sleeps_from: Any) -> None:
         )
 
 
+@functools.cache
+def _digits() -> Dataset:
+    return datasets.load("digits")
+
+
+@functools.cache
+def _reader() -> nn.Module:
+    return build(PRESETS["study"].mlp.model).eval()
+
+
 def balance_of(params: Params) -> tuple[float, float]:
     """Share of class 0 that is found, and of the others that is read right, on test images."""
-    data = datasets.load("digits")
-    model = build(PRESETS["study"].mlp.model).eval()
+    model, data = _reader(), _digits()
     found = report(model, params, data.test_x, data.test_y, (0,))
     return 1 - found.forget_error, found.retain_accuracy
 

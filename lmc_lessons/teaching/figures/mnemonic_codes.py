@@ -84,10 +84,7 @@ def by_class(result: Result, arm: str) -> HTML:
     codes, mask = values  # (strengths, classes)
     steps, amounts = result.config["steps"], result.config["amounts"]
     classes, gone = series.axes["class"], result.config["forget"][0]
-    labels = [
-        f"{step:g} | {amount:g}"
-        for step, amount in zip(steps, amounts, strict=False)
-    ]
+    labels = [f"{step:g} | {amount:g}" for step, amount in zip(steps, amounts, strict=False)]
     rest = [k for k in classes if k != gone]
     told = "; ".join(
         f"{name}: class {gone} from {part[0][gone]:.0%} to {part[-1][gone]:.0%}, the others from "
