@@ -46,7 +46,7 @@ def data() -> Dataset:
 def test_the_report_counts(data: Dataset) -> None:
     x = torch.tensor([[9.0, 0, 0, 0], [0, 9, 0, 0], [0, 9, 0, 0], [0, 0, 9, 0], [0, 0, 0, 9]])
     found = report(build(READER), IDENTITY, x, torch.tensor([0, 1, 0, 2, 2]), (0,))
-    assert found == Report(0.5, pytest.approx(2 / 3))
+    assert found == pytest.approx(Report(0.5, 2 / 3))
     assert found.balance == pytest.approx((0.5 + 2 / 3) / 2)
     masked = report(build(READER), mask_logits(IDENTITY, (0,)), data.test_x, data.test_y, (0,))
     assert masked.forget_error == 1

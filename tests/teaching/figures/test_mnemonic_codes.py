@@ -87,7 +87,8 @@ def test_every_method_has_a_name_and_every_question_a_title() -> None:
 
 
 def test_the_first_figure_shows_every_setting_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    result, given = measured(), {}
+    result = measured()
+    given: dict[str, Any] = {}
 
     def keep(x: Any, frames: Any, labels: Any, series: Any, **texts: Any) -> None:
         given.update(texts, x=x, frames=frames, labels=labels, series=series)
