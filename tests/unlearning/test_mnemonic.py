@@ -200,7 +200,7 @@ def test_images_can_take_the_place_of_codes() -> None:
 
 @pytest.mark.parametrize("classes", [3, 5, 10])
 def test_equally_sure_codes_single_out_the_class_in_the_output_bias(classes: int) -> None:
-    """Proposition prp-mnc-lead: by (K - 1) (K^2 - K - 1)."""
+    """Theorem thm-mnc-lead: by (K - 1) (K^2 - K - 1)."""
     config = ModelConfig("mlp", (classes,), classes, depth=0)
     params = {"output.weight": 4.0 * torch.eye(classes), "output.bias": torch.zeros(classes)}
     ratio = sensitivity(build(config), params, torch.eye(classes), torch.arange(classes), (1,))
