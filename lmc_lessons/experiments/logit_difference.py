@@ -860,8 +860,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C1c",
-        "It keeps more of those facts than the best of all methods that change the target, at their "
-        "best step after they have forgotten.",
+        "It keeps more of those facts than the best of all methods that change the target, at "
+        "their best step after they have forgotten.",
         "ji2024uld",
         gap(known("uncovered"), best_change),
         margin=0.1,
