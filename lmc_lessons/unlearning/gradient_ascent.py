@@ -28,8 +28,12 @@ class GradientAscent:
     Attributes:
         retain: The weight $\lambda$; 0 is gradient ascent alone.
 
-    Source: ji2024uld names both as baselines (GA, GA with descent).
-    Equation (eq-uld-ascent). Taught in: book/unlearning/logit-difference
+    Equation (eq-uld-ascent) of the lesson.
+
+    Source:
+        ji2024uld compares with both, with and without descent.
+
+    Taught in: book/unlearning/logit-difference
     """
 
     retain: float = 0.0
@@ -61,8 +65,10 @@ class NegativePreference:
         retain: The weight $\lambda$.
         sharpness: The number b, above 0.
 
-    Source: NPO is named by ji2024uld as a baseline; its formula is recalled here, not read there.
-    Equation (eq-uld-npo). Taught in: book/unlearning/logit-difference
+    Source:
+        zhang2024npo; the formula is recalled here, not read.
+
+    Taught in: book/unlearning/logit-difference
     """
 
     reference: Logits = field(repr=False)

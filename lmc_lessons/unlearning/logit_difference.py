@@ -137,8 +137,12 @@ class AssistantLoss:
         prompts: ``uniform``, or ``remembered``: the other tokens of a text to forget are
             remembered as well, instead.
 
-    Source: ji2024uld, reversed objectives; that prompts are uniform is this book's reading.
-    Equation (eq-uld-assistant). Taught in: book/unlearning/logit-difference
+    Equation (eq-uld-assistant) of the lesson.
+
+    Source:
+        ji2024uld, reversed objectives; that prompts are made uniform as well was found in pilots.
+
+    Taught in: book/unlearning/logit-difference
     """
 
     beta: float = 1.0
@@ -206,7 +210,10 @@ def kept_tokens(target: Tensor, share: float) -> Tensor:
     Raises:
         ValueError: If ``share`` is not in (0, 1].
 
-    Source: ji2024uld, code. Equation (eq-uld-filter). Taught in: book/unlearning/logit-difference
+    Source:
+        ji2024uld, public code. Equation (eq-uld-filter) of the lesson.
+
+    Taught in: book/unlearning/logit-difference
     """
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1], got {share}")
@@ -236,7 +243,10 @@ def subtract(target: Tensor, assistant: Tensor, alpha: float, share: float = 0.0
     Raises:
         ValueError: If shapes differ, or ``alpha`` or ``share`` is out of range.
 
-    Source: ji2024uld. Equation (eq-uld-difference). Taught in: book/unlearning/logit-difference
+    Source:
+        ji2024uld; the centring is ours. Equation (eq-uld-difference) of the lesson.
+
+    Taught in: book/unlearning/logit-difference
     """
     if target.shape != assistant.shape:
         raise ValueError(
@@ -265,7 +275,9 @@ def critical_alpha(target: Tensor, assistant: Tensor, y: Tensor) -> Tensor:
     Returns:
         Shape (...); 0 where the true token does not lead.
 
-    Equation (eq-uld-critical). Taught in: book/unlearning/logit-difference
+    Equation (eq-uld-critical) of the lesson.
+
+    Taught in: book/unlearning/logit-difference
     """
     own = y.unsqueeze(-1)
     lead = target.gather(-1, own) - target
@@ -291,7 +303,9 @@ def bound_of_uniform(remembered: float, uniform: float, tokens: int) -> float:
     Raises:
         ValueError: If a weight is not above 0.
 
-    Equation (eq-uld-lead). Taught in: book/unlearning/logit-difference
+    Equation (eq-uld-lead) of the lesson.
+
+    Taught in: book/unlearning/logit-difference
     """
     if not (remembered > 0 and uniform > 0):
         raise ValueError(f"weights must be above 0, got {remembered} and {uniform}")

@@ -103,5 +103,5 @@ def test_bad_settings_are_one_line(wrong: Any, expected: str) -> None:
 def test_bad_labels_are_refused(labels: list[int]) -> None:
     x, y = torch.full((1, 2, LENGTH), 3.0), torch.tensor([labels])
     for loss in (GradientAscent(), NegativePreference(lambda texts: some_network((0,))(texts))):
-        with pytest.raises(ValueError, match="forget set is empty|labels must be 0 or 1"):
+        with pytest.raises(ValueError, match=r"forget set is empty|labels must be 0 or 1"):
             loss(some_network((0,)), x, y)

@@ -136,7 +136,7 @@ def test_an_assistant_is_the_first_part_of_the_target() -> None:
     x = encode(texts(invent(2, 0)))
     model = build(MODEL)
     h = params["tokens.weight"][x.long()] + params["places.weight"][: x.shape[1]]
-    block = model.blocks[0]  # type: ignore[index]
+    block = model.get_submodule("blocks.0")
     own = {n.removeprefix("blocks.0."): t for n, t in params.items() if n.startswith("blocks.0.")}
     h = torch.func.functional_call(block, own, (h,))
     h = torch.nn.functional.layer_norm(h, h.shape[-1:], params["norm.weight"], params["norm.bias"])
@@ -205,10 +205,10 @@ def test_two_targets_at_one_prompt_have_the_lead_that_descent_finds() -> None:
         optimizer.zero_grad()
         told = logits.log_softmax(0)
         value = -remember * told[2] - uniform * told.mean()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(loss)
     lead = float((logits[2] - logits[0]).detach())
     assert lead == pytest.approx(bound_of_uniform(remember, uniform, tokens), abs=1e-3)
 
