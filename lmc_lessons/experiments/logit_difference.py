@@ -241,12 +241,13 @@ PRESETS: dict[str, Config] = {
     "study": Config(),
     "full-facts": Config(
         preset="full-facts",
-        facts=400,
-        forget=40,
-        covered=80,
-        model=ModelConfig("transformer", (LENGTH,), len(TOKENS), 128, 4),
-        assistants=(MAIN, "no paraphrases", "no wrong answers"),
-        changes=("GA+GD slow",),
+        facts=160,
+        forget=16,
+        covered=32,
+        model=ModelConfig("transformer", (LENGTH,), len(TOKENS), 96, 4),
+        train=dataclasses.replace(Config().train, epochs=40),
+        assistants=(MAIN, "no wrong answers"),
+        changes=("GA+GD", "GA+GD slow"),
     ),
 }
 
