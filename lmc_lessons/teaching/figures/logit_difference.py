@@ -19,6 +19,12 @@ from lmc_lessons.teaching.tables import plain_table
 from lmc_lessons.unlearning.facts import LETTERS, TOKENS, divide, invent
 
 SWEPT = ("forget", "shown paraphrases", "new paraphrases", "uncovered")
+TOLD = {  # lines of the first figure
+    "to forget, known (%)": "forget",
+    "to keep, known (%)": "uncovered",
+    "shown wordings, known (%)": "shown paraphrases",
+    "new wordings, known (%)": "new paraphrases",
+}
 STYLES = {
     "GA": (GREY, ":", "x"),
     "GA+GD": (ORANGE, "--", "o"),
@@ -53,32 +59,27 @@ def dial(result: Result, seed: int = 0) -> HTML:
     number = result.seeds[seed]
     split = divide(invent(config["facts"], number), config["forget"], config["covered"], number)
     names = [f"{part.names[0]}>{part.answers[0]}" for part in (split.forget, split.uncovered)]
-    frames = {
-        f"to forget, {names[0]}": told[0][:, first:],
-        f"to keep, {names[1]}": told[1][:, first:],
-    }
+    frames = {"to forget": told[0][:, first:], "to keep": told[1][:, first:]}
     place = alphas.index(ALPHA)
-    known = _values(result, "assistants", "accuracy").mean(0)[
-        result.series["assistants"].axes["assistant"].index(MAIN)
-    ]
-    shown = {
-        "to forget: accuracy": "forget",
-        "to keep, in no set: accuracy": "uncovered",
-        "to forget, new wording: accuracy": "new paraphrases",
-    }
-    curves = {title: known[:, GROUPS.index(group)] for title, group in shown.items()}
-    heard = ", ".join(
-        f"{t} {v[0]:.0%} at first, {v[place]:.0%} at {ALPHA}" for t, v in curves.items()
+    known = (
+        100
+        * _values(result, "assistants", "accuracy").mean(0)[
+            result.series["assistants"].axes["assistant"].index(MAIN)
+        ]
     )
+    curves = {title: known[:, GROUPS.index(group)] for title, group in TOLD.items()}
+    heard = ", ".join(f"{t} {v[0]:.0f} and {v[place]:.0f}" for t, v in curves.items())
     return step_explorer(
         np.arange(len(LETTERS)),
         frames,
         [f"alpha {alpha:g}" for alpha in alphas],
         curves,
-        alt=f"First letters of two answers by alpha. {heard}.",
+        alt="Probabilities of the first letter of two answers, and letters known in per cent by "
+        f"alpha. Known at alpha 0 and at {ALPHA}: {heard}.",
         caption=f"Bars: probability of each letter right after the mark, for a fact to forget "
-        f"({names[0]}) and one that is in no set ({names[1]}). Lines: accuracy on all such facts, "
-        f"mean over {len(result.seeds)} seeds.",
+        f"({names[0]}) and one to keep that is in no set ({names[1]}). Lines: letters known of all "
+        f"such facts, and of those to forget in other wordings, with and without the assistant "
+        f"having been shown them. Mean over {len(result.seeds)} seeds.",
         x_label="next letter",
         y_label="probability",
         step_label="how much of the assistant is subtracted",
