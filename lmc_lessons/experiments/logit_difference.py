@@ -292,7 +292,11 @@ def run(
         LESSON,
         config,
         stages=stages,
-        metrics={name: parts[name] for name in parts if name not in axes},
+        metrics={
+            name: values
+            for name, values in parts.items()
+            if name not in axes and len(values) == len(config.seeds)  # a few only some seeds have
+        },
         series={name: Series(axes[name], parts[name]) for name in axes},
         claims=CLAIMS,
         datasets=data,

@@ -456,6 +456,20 @@ def test_at_alpha_0_every_assistant_is_the_target() -> None:
     assert result.config["model"]["input_shape"][0] == LENGTH
 
 
+def test_a_metric_that_a_seed_lacks_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list shorter than the seeds would pair one seed's number with another's."""
+    measure = lesson.work
+
+    def some(setting: lesson.Setting, *rest: Any) -> dict[str, float]:
+        extra = {"GA+GD: work": 1.0} if setting.seed else {}
+        return {k: v for k, v in measure(setting, *rest).items() if "work" not in k} | extra
+
+    monkeypatch.setattr(lesson, "work", some)
+    result = lesson.run(small())
+    assert "GA+GD: work" not in result.metrics
+    assert {len(values) for values in result.metrics.values()} == {2}
+
+
 def test_one_seed_run_alone_gives_the_same_numbers() -> None:
     """Bit for bit, so that one seed verifies a study."""
     together, alone = lesson.run(small()), lesson.run(small("seeds=(1,)"))
