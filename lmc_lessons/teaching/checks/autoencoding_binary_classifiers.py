@@ -41,7 +41,12 @@ def _check_stable(stable: Any) -> None:
         bool(torch.isfinite(given).all()),
         "not finite at L = 1e-12 in single precision: 1 - exp(-L) has rounded to zero",
     )
-    require_tensor(given, log1mexp(small), {})
+    floor = torch.full_like(small, math.log(1e-6))
+    require_tensor(
+        given,
+        log1mexp(small),
+        {"that holds L, or what is inside the logarithm, at 1e-6: here no digit may go": floor},
+    )
     large = torch.tensor([20.0, 60.0], dtype=torch.float32)
     given = stable(large.clone())
     require(
@@ -83,8 +88,9 @@ def _check_puae(risk: Any) -> None:
     error = 0.2 + 2 * torch.rand(12, generator=stream, dtype=torch.float64)
     y = (torch.arange(12) % 3 == 0).long()
     _require_risk(risk, error, y, 0.3)
-    error = torch.where(y == 1, 30 + error, 0.01 * error)  # the unlabelled are fitted too well
-    _require_risk(risk, error, y, 0.3)
+    for shift in (30.0, 0.0):  # without the shift the push counts beside a negative correction
+        fitted = torch.where(y == 1, shift + error, 0.01 * error)  # the unlabelled, too well
+        _require_risk(risk, fitted, y, 0.3)
 
 
 def _require_risk(risk: Any, error: Tensor, y: Tensor, prior: float) -> None:
@@ -101,6 +107,9 @@ def _require_risk(risk: Any, error: Tensor, y: Tensor, prior: float) -> None:
                 prior * pushed + rest.clamp(min=0)
             ),
             "the push on labelled anomalies counts with the prior too": float(pushed + rest.abs()),
+            "the absolute value is around the correction, not around the whole": float(
+                (prior * pushed + rest).abs()
+            ),
             "the labelled anomalies' own error must be taken off the unlabelled ones'": float(
                 prior * pushed + normal
             ),
@@ -138,6 +147,17 @@ def _check_alarms(alarms: Any) -> None:
             if found == 0.95
             else {},
         )
+    scores = scores.round()  # many are equal
+    threshold = scores[positive].sort().values[-math.ceil(0.95 * int(positive.sum()))]
+    require_number(
+        alarms(scores.clone(), positive.clone(), 0.95),
+        false_alarms(scores, positive, found=0.95),
+        {
+            "a score at the threshold is an alarm, too": float(
+                (scores[~positive] > threshold).double().mean()
+            ),
+        },
+    )
 
 
 def swept(task: Task, scale: float) -> float:

@@ -95,6 +95,12 @@ def among_all(scores: Tensor, positive: Tensor, found: float) -> float:
     return float((scores >= threshold).double().mean())
 
 
+def strictly_above(scores: Tensor, positive: Tensor, found: float) -> float:
+    own = scores[positive].sort(descending=True).values
+    threshold = own[math.ceil(found * len(own)) - 1]
+    return float((scores[~positive] > threshold).double().mean())
+
+
 MISTAKES: list[tuple[str, Any, str]] = [
     ("stable", lambda e: -stable(e), "that is the loss: the logarithm itself is negative"),
     ("stable", lambda e: 1 - torch.exp(-e), "that is the score, without the logarithm"),
@@ -131,6 +137,11 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ),
     (
         "puae",
+        puae(lambda push, u, p, a: (a * push + u - a * p).abs()),
+        "the absolute value is around the correction, not around the whole",
+    ),
+    (
+        "puae",
         puae(lambda push, u, p, a: a * push + u),
         "the labelled anomalies' own error must be taken off the unlabelled ones'",
     ),
@@ -158,6 +169,12 @@ MISTAKES: list[tuple[str, Any, str]] = [
         "alarms",
         among_all,
         "that counts all samples above the threshold: false alarms are normal",
+    ),
+    ("alarms", strictly_above, "a score at the threshold is an alarm, too"),
+    (
+        "stable",
+        lambda e: stable(e.clamp(min=1e-6)),
+        "that holds L, or what is inside the logarithm, at 1e-6",
     ),
 ]
 UNCLEAR: list[tuple[str, Any, str]] = [
