@@ -1,1 +1,1 @@
-"""Unlearning: taking a class or a fact out of a trained network, and looking what is left inside."""
+"""Unlearning: taking a class or a fact out of a trained network, and what is left inside."""
