@@ -133,7 +133,7 @@ def sensitivity(
 
     and likewise for the rest. Equations (eq-mnc-fisher) and (eq-mnc-ratio) of the lesson. With the
     K codes as inputs this is the published rule; with training images it is its costly twin. All is
-    computed in float64: in float32 squares far below $\varepsilon$ would vanish beside it.
+    computed in float64, so that rounding plays no part.
 
     Args:
         model: Architecture; put into eval mode.
