@@ -133,7 +133,7 @@ def sensitivity(
 
     and likewise for the rest. Equations (eq-mnc-fisher) and (eq-mnc-ratio) of the lesson. With the
     K codes as inputs this is the published rule; with training images it is its costly twin. All is
-    computed in float64: in float32 squares below $10^{-16}$ would vanish beside $\varepsilon$.
+    computed in float64, so that rounding plays no part.
 
     Args:
         model: Architecture; put into eval mode.
@@ -417,8 +417,8 @@ def middle(found: Sequence[Forgetting]) -> int:
     """Which of several to take when nothing but the codes may be asked.
 
     Of those that the codes like best, the one whose change has the middle length: the smallest
-    change that a code notices is too small for images, and the largest that the codes bear breaks
-    more than it has to.
+    change that a code notices is too small for images (so it was in pilots), and the largest that
+    the codes bear may break more than it has to. Where the middle lies depends on what was tried.
 
     Args:
         found: As ``search`` gives it.

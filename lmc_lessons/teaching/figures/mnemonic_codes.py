@@ -19,7 +19,7 @@ from lmc_lessons.teaching.tables import plain_table
 
 NAMES = {
     "original": "as trained",
-    "codes": "codes",
+    "codes": "codes, middle change",
     "codes, smallest": "codes, smallest change",
     "codes, best": "codes, best settings",
     "last layer": "last layer only",
@@ -145,7 +145,8 @@ def methods(result: Result, arm: str, names: Sequence[str]) -> HTML:
     return static_figure(
         fig,
         alt=f"{arm}: forget error and retain accuracy in per cent. {'; '.join(told)}.",
-        caption=f"{arm}. Dotted: retain accuracy as trained. {_over(result)}",
+        caption=f"{arm}. Dotted: retain accuracy as trained. Step and cap, if the row says nothing "
+        f"else: the middle, by length, of those that the codes like best. {_over(result)}",
     )
 
 
@@ -213,12 +214,13 @@ def grid(result: Result, cap: float) -> HTML:
     )
 
 
-def audit_table(result: Result, arm: str) -> HTML:
+def audit_table(result: Result, arm: str, asked: Sequence[str] = tuple(ASKED)) -> HTML:
     """What networks still hold, means over seeds and classes.
 
     Args:
         result: A study or a full-scale run.
         arm: MLP or CNN.
+        asked: Which columns, of ``ASKED``.
 
     Returns:
         A table.
@@ -229,13 +231,13 @@ def audit_table(result: Result, arm: str) -> HTML:
     rows = []
     for name in result.series["audit"].axes["method"]:
         cells = [NAMES[name]]
-        for quantity in ASKED:
+        for quantity in asked:
             mean = float(np.mean(at(arm, name, quantity)(result)))
             plain = f"{100 * mean:.1f} %" if quantity in ("probe", "entropy") else f"{mean:.2f}"
             never = quantity == "relearning" and mean > limit
             cells.append(f"over {limit}" if never else plain)
         rows.append(cells)
-    return plain_table([arm, *ASKED.values()], rows)
+    return plain_table([arm, *(ASKED[name] for name in asked)], rows)
 
 
 def relearning(result: Result, arm: str, shown: Mapping[str, str]) -> HTML:

@@ -121,7 +121,7 @@ def test_methods_stand_where_they_were_measured(axes: list[Any]) -> None:
             x, y = dots[row].get_data()
             assert_allclose((x[0], y[0]), (100 * mean(result, "CNN", name, quantity), row))
     pair = [100 * mean(result, "CNN", "codes", q) for q in ("forget error", "retain accuracy")]
-    assert f"codes {pair[0]:.1f} and {pair[1]:.1f}" in str(told)
+    assert f"{figures.NAMES['codes']} {pair[0]:.1f} and {pair[1]:.1f}" in str(told)
     base = right.get_lines()[-1].get_xdata()[0]
     assert base == pytest.approx(100 * mean(result, "CNN", "original", "retain accuracy"))
 
@@ -150,6 +150,9 @@ def test_tables_hold_the_means() -> None:
     table = figures.audit_table(result, "MLP").data
     assert f"{100 * mean(result, 'MLP', 'retrained', 'probe'):.1f} %" in table
     assert f"{mean(result, 'MLP', 'retrained', 'reading'):.2f}" in table
+    table = figures.audit_table(result, "MLP", ["probe"]).data
+    assert figures.ASKED["probe"] in table
+    assert figures.ASKED["relearning"] not in table
     table = figures.costs(result, "MLP", ["codes"]).data
     assert f"{100 * mean(result, 'MLP', 'codes', 'forget error'):.1f}" in table
 
