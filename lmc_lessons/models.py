@@ -273,23 +273,6 @@ class CNN(nn.Module):
         return self.output(x)
 
 
-class KernelCNN(CNN):
-    """The same with kernels of any odd side, for images whose content is that much larger.
-
-    It is no entry of ``build``: give ``training.train`` its parameters as the start, and a loss
-    that runs it. Names of parameters are those of ``CNN``, and with side 3 so are their values.
-    """
-
-    def __init__(self, config: ModelConfig, kernel: int = 5) -> None:
-        """Build the layers that ``config`` asks for, with zero padding that keeps the size."""
-        if kernel < 1 or kernel % 2 == 0:
-            raise ValueError(f"kernel must be an odd number >= 1, got {kernel}")
-        super().__init__(config)
-        channels, padding = config.input_shape[0], kernel // 2
-        self.conv1 = nn.Conv2d(channels, config.width, kernel, padding=padding)
-        self.conv2 = nn.Conv2d(config.width, 2 * config.width, kernel, padding=padding)
-
-
 class VGG(nn.Module):
     """VGG for 32x32 images: 3x3 convolutions and pooling, one linear layer at the end."""
 

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,17 +24,16 @@ from torch.nn import functional as F
 
 from lmc_lessons import datasets
 from lmc_lessons.datasets import Dataset
-from lmc_lessons.experiments.runs import ONE_CYCLE, Stages, finish, one_thread
+from lmc_lessons.evaluation import score
+from lmc_lessons.experiments.runs import ONE_CYCLE, Stages, finish, one_thread, train_stages
 from lmc_lessons.models import (
-    KernelCNN,
+    CNN,
     ModelConfig,
     Params,
     build,
     parameter_names,
     predict,
-    predict_stacked,
-    stack,
-    state,
+    unstack,
 )
 from lmc_lessons.results import Claim, Effect, Result, Series, gap, measured
 from lmc_lessons.robustness.absum import (
@@ -62,7 +61,7 @@ from lmc_lessons.robustness.fourier import (
 )
 from lmc_lessons.robustness.masking import standing
 from lmc_lessons.robustness.objectives import AdversarialTraining, Objective, Standard
-from lmc_lessons.training import Loss, Network, TrainConfig, generator, train
+from lmc_lessons.training import Loss, TrainConfig, generator
 
 LESSON = "absum"
 NOISE, RANDOM_KERNELS, START = 63, 64, 65  # random streams of a seed
@@ -120,7 +119,7 @@ QUANTITIES = (
     "gain, slow waves",
     "gain, fast waves",
 )
-PUT_BACK = "worst fast wave, means put back"  # measured where ``kernel`` is set
+PUT_BACK = "worst fast wave, means put back"  # measured of a ``cnn``
 
 
 class Variant(NamedTuple):
@@ -152,7 +151,6 @@ class Config:
         samples: Training samples; None uses all.
         side: Side that images are enlarged to, bilinearly; None leaves them.
         model: Architecture.
-        kernel: Side of a ``cnn``'s kernels; None: the architecture's own.
         train: How to train.
         adversarial_train: How to train on adversarial examples.
         attack_steps: Steps of the attack in training.
@@ -174,8 +172,9 @@ class Config:
     dataset: str = "digits"
     samples: int | None = None
     side: int | None = 16
-    model: ModelConfig = field(default_factory=lambda: ModelConfig("cnn", (1, 16, 16), width=8))
-    kernel: int | None = 5
+    model: ModelConfig = field(
+        default_factory=lambda: ModelConfig("cnn", (1, 16, 16), width=8, kernel=5)
+    )
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
             epochs=20, batch_size=64, optimizer="sgd", learning_rate=0.05, schedule="step"
@@ -227,11 +226,8 @@ class Config:
                 raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)}")
         if min(self.train.epochs, self.adversarial_train.epochs) < 1:
             raise ValueError("train.epochs and adversarial_train.epochs must be at least 1")
-        if self.kernel is not None and (self.model.architecture != "cnn" or self.kernel % 2 == 0):
-            raise ValueError(
-                "kernel must be an odd number and the model a cnn, or kernel None, got "
-                f"{self.kernel} and {self.model.architecture}"
-            )
+        if self.model.architecture in ("mlp", "autoencoder", "transformer"):
+            raise ValueError(f"model must have convolutions, got {self.model.architecture}")
         if self.edge > min(self.model.input_shape[-2:]) // 2:
             raise ValueError(
                 f"edge must be at most half of the images' side, got {self.edge} and "
@@ -244,7 +240,6 @@ _CIFAR = Config(
     dataset="cifar10",
     side=None,
     model=ModelConfig("resnet", (3, 32, 32), width=1, depth=18, norm="batch"),
-    kernel=None,
     train=dataclasses.replace(ONE_CYCLE, weight_decay=0.0),
     methods=("none", "decay 0.01", "L1 0.003", "checkerboard 0.1", "Absum 0.03", "Absum 0.1"),
     variants=(),
@@ -270,7 +265,7 @@ PRESETS: dict[str, Config] = {
         dataset="fashion-mnist",
         samples=5000,
         side=None,
-        model=ModelConfig("cnn", (1, 28, 28), width=8),
+        model=ModelConfig("cnn", (1, 28, 28), width=8, kernel=5),
         train=dataclasses.replace(Config().train, epochs=10),
         methods=("none", "decay 0.01", "decay 0.03", "L1 0.01", "checkerboard 0.1", "Absum 0.1"),
         variants=(),
@@ -324,7 +319,7 @@ def run(
     data = prepared(config, datasets.load(config.dataset, root=root))
     stages = Stages(folder, config, progress=progress)
     with one_thread():
-        main = Setting(config, data, config.model, config.kernel, device)
+        main = Setting(config, data, device)
         rows = [measure_seed(main, seed, stages) for seed in config.seeds]
         others = {name: variant(config, name, root, device) for name in config.variants}
         again = [
@@ -411,58 +406,16 @@ class Setting:
     Attributes:
         config: What to run.
         data: The data.
-        model: Which architecture.
-        kernel: Side of its kernels; None: its own.
         device: Where to run.
     """
 
     config: Config
     data: Dataset
-    model: ModelConfig
-    kernel: int | None
     device: str
 
     def module(self) -> nn.Module:
         """A new module of the architecture, on the device, in train mode."""
-        if self.kernel is None:
-            return build(self.model).to(self.device)
-        return KernelCNN(self.model, self.kernel).to(self.device)
-
-    def start(self, seed: int) -> Params | None:
-        """Initial values of shape (1, ...), or None where training draws its own."""
-        if self.kernel is None:
-            return None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return stack([state(self.module())])
-
-
-@dataclass(frozen=True)
-class OnModule:
-    """An objective for networks of another architecture than the training loop's own.
-
-    Attributes:
-        objective: What to minimise.
-        forward: Mode to a function of stacked parameters and inputs.
-    """
-
-    objective: Objective
-    forward: dict[Any, Callable[[Params, Tensor], Tensor]]
-
-    def inputs(self, network: Network, x: Tensor, y: Tensor) -> Tensor:
-        """The inputs to train on."""
-        return self.objective.inputs(self._on(network), x, y)
-
-    def loss(self, network: Network, x: Tensor, found: Tensor, y: Tensor) -> Tensor:
-        """The objective's loss, shape (S,)."""
-        return self.objective.loss(self._on(network), x, found, y)
-
-    def __call__(self, network: Network, x: Tensor, y: Tensor) -> Tensor:
-        """Both, one after the other."""
-        return self.objective(self._on(network), x, y)
-
-    def _on(self, network: Network) -> Network:
-        return dataclasses.replace(network, forward=self.forward)
+        return build(self.config.model).to(self.device)
 
 
 def loss_of(setting: Setting, method: Method) -> Loss:
@@ -479,13 +432,6 @@ def loss_of(setting: Setting, method: Method) -> Loss:
     objective: Objective = Standard()
     if method.adversarial:
         objective = AdversarialTraining(LInf(config.epsilon), steps=config.attack_steps)
-    if setting.kernel is not None:
-        train_mode, eval_mode = setting.module().train(), setting.module().eval()
-        forward = {"train": train_mode, "eval": eval_mode}
-        objective = OnModule(
-            objective,
-            {mode: functools.partial(predict_stacked, module) for mode, module in forward.items()},
-        )
     if method.kind == "decay":
         return Penalised(objective, half_squares, method.strength)
     return objective
@@ -502,7 +448,7 @@ def after(setting: Setting, method: Method) -> contextlib.AbstractContextManager
         A context to train in.
     """
     if method.kind == "clip":
-        side = setting.model.input_shape[-1]
+        side = setting.config.model.input_shape[-1]
 
         def clip(weight: Tensor, size: float) -> Tensor:
             del size
@@ -530,25 +476,18 @@ def trained(setting: Setting, name: str, seed: int, stages: Stages, prefix: str 
     """
     method, config = METHODS[name], setting.config
     recipe = config.adversarial_train if method.adversarial else config.train
-    stage = f"train-{prefix}{name}-{seed}".replace(" + ", "-").replace(" ", "-")
-
-    def compute(checkpoint: Path | None) -> Params:
-        with after(setting, method):
-            training = train(
-                setting.model,
-                setting.data,
-                (seed,),
-                recipe,
-                loss=loss_of(setting, method),
-                start=setting.start(seed),
-                device=setting.device,
-                progress=stage if stages.progress else "",
-                checkpoint=checkpoint,
-            )
-        return {name: tensor[0] for name, tensor in training.params.items()}
-
-    found = stages.tensors(stage, compute)
-    return {name: found[name].to(setting.device) for name in sorted(found)}
+    with after(setting, method):
+        found = train_stages(
+            stages,
+            prefix + name,
+            config.model,
+            setting.data,
+            (seed,),
+            recipe,
+            loss=loss_of(setting, method),
+            device=setting.device,
+        )
+    return unstack(found[recipe.epochs])[0]
 
 
 # Measurements
@@ -568,7 +507,7 @@ def quantities(config: Config) -> list[str]:
     Returns:
         ``QUANTITIES``, and what an intervention on a small network gives.
     """
-    return [*QUANTITIES, *([] if config.kernel is None else [PUT_BACK])]
+    return [*QUANTITIES, *([PUT_BACK] if config.model.architecture == "cnn" else [])]
 
 
 def axes_of(config: Config) -> dict[str, dict[str, list[Any]]]:
@@ -611,9 +550,8 @@ def measure_seed(setting: Setting, seed: int, stages: Stages) -> Numbers:
     networks[PROJECTED] = without_sums(networks["none"])
     rows, maps = [], {}
     for name, params in networks.items():
-        stage = f"measure-{name}-{seed}".replace(" + ", "-").replace(", ", "-").replace(" ", "-")
         work = functools.partial(measure_network, setting, params, surrogate, seed)
-        found = stages.numbers(stage, work)
+        found = stages.numbers(f"measure-{name}-{seed}", work)
         rows.append(found["quantities"])
         maps[name] = found["map"]
     other = functools.partial(wave_map, setting, surrogate)
@@ -637,12 +575,10 @@ def variant(config: Config, name: str, root: Path | None, device: str) -> Settin
     side, kernel = VARIANTS[name]
     data = datasets.load(config.dataset, root=root)
     shape = data.input_shape if side is None else (data.input_shape[0], side, side)
-    model = dataclasses.replace(config.model, input_shape=shape)
+    model = dataclasses.replace(config.model, input_shape=shape, kernel=kernel)
     edge = max(2, round(config.edge * shape[-1] / config.model.input_shape[-1]))
-    other = dataclasses.replace(
-        config, side=side, model=model, kernel=kernel, edge=edge, variants=()
-    )
-    return Setting(other, prepared(other, data), model, kernel, device)
+    other = dataclasses.replace(config, side=side, model=model, edge=edge, variants=())
+    return Setting(other, prepared(other, data), device)
 
 
 def measure_variant(setting: Setting, name: str, seed: int, stages: Stages) -> list[list[float]]:
@@ -657,14 +593,13 @@ def measure_variant(setting: Setting, name: str, seed: int, stages: Stages) -> l
     Returns:
         Numbers of shape (networks, quantities).
     """
-    prefix = name.replace(" ", "-") + "-"
+    prefix = f"{name}-"
     surrogate = trained(setting, "none", seed + SURROGATE, stages, prefix)
     rows = []
     for method in compared(setting.config):
         params = trained(setting, method, seed, stages, prefix)
         work = functools.partial(measure_network, setting, params, surrogate, seed)
-        stage = f"measure-{prefix}{method}-{seed}".replace(" ", "-")
-        rows.append(stages.numbers(stage, work)["quantities"])
+        rows.append(stages.numbers(f"measure-{prefix}{method}-{seed}", work)["quantities"])
     return rows
 
 
@@ -720,21 +655,21 @@ def measure_network(setting: Setting, params: Params, surrogate: Params, seed: i
         return own(other, x, y, threat)
 
     left = standing(run_model, x, y, threat, {"own": own, "foreign": foreign})
-    test_x, test_y = setting.data.test_x, setting.data.test_y
+    test_x, test_y = (t.to(setting.device) for t in (setting.data.test_x, setting.data.test_y))
     noise = high_frequency_noise(tuple(test_x.shape), generator(seed, NOISE))
-    noisy = (test_x + config.noise_epsilon * noise).clamp(0, 1)
+    noisy = (test_x + config.noise_epsilon * noise.to(test_x)).clamp(0, 1)
     values = {
-        "clean accuracy": accuracy(setting, run_model, test_x, test_y),
+        "clean accuracy": score(module, params, test_x, test_y).accuracy,
         "fast waves, worst": fast.worst,
         "fast waves, mean": fast.mean,
         "slow waves, worst": slow.worst,
         "slow waves, mean": slow.mean,
-        "noise accuracy": accuracy(setting, run_model, noisy, test_y),
+        "noise accuracy": score(module, params, noisy, test_y).accuracy,
         "PGD accuracy": float(left["own"].double().mean()),
         "transfer accuracy": float(left["foreign"].double().mean()),
         **kernel_quantities(setting, params),
     }
-    if isinstance(module, KernelCNN):
+    if isinstance(module, CNN):
         frequency = worst_frequency(accuracies, config.edge)
         attacked = single_fourier_attack(x, frequency, config.wave_epsilon)
         with torch.no_grad():
@@ -758,7 +693,7 @@ def worst_frequency(accuracy: Tensor, edge: int) -> tuple[int, int]:
     return u, v
 
 
-def means_put_back(module: KernelCNN, params: Params, x: Tensor, attacked: Tensor) -> Tensor:
+def means_put_back(module: CNN, params: Params, x: Tensor, attacked: Tensor) -> Tensor:
     """Read attacked images, with the means of the first layer's maps as on the clean images.
 
     So the attack reaches the second layer only by what it changes around the means.
@@ -788,17 +723,6 @@ def means_put_back(module: KernelCNN, params: Params, x: Tensor, attacked: Tenso
     return layer("output", F.relu(layer("hidden", h.flatten(1))))
 
 
-def accuracy(setting: Setting, run_model: Any, x: Tensor, y: Tensor) -> float:
-    """Share of images read correctly, in chunks."""
-    right = 0
-    with torch.no_grad():
-        for part, labels in zip(
-            x.split(setting.config.together), y.split(setting.config.together), strict=True
-        ):
-            right += int((run_model(part.to(setting.device)).argmax(-1).cpu() == labels).sum())
-    return right / len(x)
-
-
 def kernel_quantities(setting: Setting, params: Params) -> dict[str, float]:
     """What the kernels are like.
 
@@ -813,7 +737,7 @@ def kernel_quantities(setting: Setting, params: Params) -> dict[str, float]:
     names = [n for n in parameter_names(setting.module()) if n in kernels(params)]
     first, *later = (kernel_sums(params[name]).abs().flatten() for name in names)
     norms = torch.cat([params[name].abs().sum((-2, -1)).flatten() for name in names])
-    side, edge = setting.model.input_shape[-1], setting.config.edge
+    side, edge = setting.config.model.input_shape[-1], setting.config.edge
     speed = distance(side, side).to(setting.device)
     gain = singular_values(params[names[0]], side)[..., 0]
     return {

@@ -23,10 +23,8 @@ from lmc_lessons.experiments.runs import Stages, override
 from lmc_lessons.models import (
     CNN,
     RESNET_STAGES,
-    KernelCNN,
     ModelConfig,
     build,
-    initial,
     predict,
 )
 from lmc_lessons.results import Claim, Result, Series, dump
@@ -44,7 +42,7 @@ from lmc_lessons.robustness.fourier import (
     singular_values,
 )
 from lmc_lessons.robustness.objectives import AdversarialTraining, Standard
-from lmc_lessons.training import generator, train
+from lmc_lessons.training import generator
 
 CLAIMS = {claim.id: claim for claim in lesson.CLAIMS}
 SEEDS = 5
@@ -312,8 +310,7 @@ def test_the_scales_of_the_design_are_there() -> None:
         ({"side": 2}, "side must be at least 4, got 2"),
         ({"wave_epsilon": -0.1}, "wave_epsilon must be a number >= 0, got -0.1"),
         ({"epsilon": float("nan")}, "epsilon must be a number >= 0, got nan"),
-        ({"kernel": 4}, "kernel must be an odd number and the model a cnn, .*got 4 and cnn"),
-        ({"model": ModelConfig("mlp", (1, 16, 16))}, "the model a cnn, .*got 5 and mlp"),
+        ({"model": ModelConfig("mlp", (1, 16, 16))}, "model must have convolutions, got mlp"),
     ],
 )
 def test_bad_configurations_are_refused(changes: dict[str, Any], expected: str) -> None:
@@ -343,7 +340,7 @@ def small(*settings: str, preset: str = "toy") -> lesson.Config:
 
 def setting_of(config: lesson.Config) -> lesson.Setting:
     data = lesson.prepared(config, random_images(config.dataset))
-    return lesson.Setting(config, data, config.model, config.kernel, "cpu")
+    return lesson.Setting(config, data, "cpu")
 
 
 def test_enlarged_images_have_few_fast_waves() -> None:
@@ -378,46 +375,8 @@ def test_data_that_do_not_fit_are_refused(settings: list[str], expected: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_with_kernels_of_3x3_it_is_the_network_of_the_book() -> None:
-    config = ModelConfig("cnn", (1, 16, 16), 10, width=2)
-    params, x = initial(config, 3), random_images("mnist").train_x[..., :16, :16]
-    wide = KernelCNN(config, 3)
-    assert torch.equal(predict(wide, params, x), predict(CNN(config), params, x))
-    five = KernelCNN(config, 5)
-    assert five.conv1.weight.shape == (2, 1, 5, 5)
-    assert five(x).shape == (len(x), 10)
-    for kernel in (0, 4, -1):
-        with pytest.raises(ValueError, match=f"kernel must be an odd number >= 1, got {kernel}"):
-            KernelCNN(config, kernel)
-
-
-def test_training_another_architecture_is_the_one_training_loop() -> None:
-    """With kernels of 3x3, a start and a loss of our own give what the loop gives by itself."""
-    config = small("kernel=3")
-    setting = setting_of(config)
-    ours = lesson.trained(setting, "none", 4, Stages(None, config))
-    start = setting.start(4)
-    assert start is not None
-    theirs = train(
-        config.model, setting.data, (4,), config.train, loss=Standard(), start=start
-    ).params
-    assert all(torch.equal(ours[name], theirs[name][0]) for name in ours)
-
-
-def test_networks_start_from_their_seed() -> None:
-    setting = setting_of(small())
-    one, two, again = (setting.start(seed) for seed in (1, 2, 1))
-    assert one is not None
-    assert two is not None
-    assert again is not None
-    assert one["conv1.weight"].shape == (1, 2, 1, 5, 5)
-    assert torch.equal(one["conv1.weight"], again["conv1.weight"])
-    assert not torch.equal(one["conv1.weight"], two["conv1.weight"])
-    assert dataclasses.replace(setting, kernel=None).start(1) is None
-
-
 def test_losses_are_what_their_names_say() -> None:
-    setting = dataclasses.replace(setting_of(small()), kernel=None)
+    setting = setting_of(small())
     plain = lesson.loss_of(setting, lesson.METHODS["none"])
     assert plain == Standard()
     assert lesson.loss_of(setting, lesson.METHODS["Absum 0.1"]) == Standard()
@@ -425,9 +384,6 @@ def test_losses_are_what_their_names_say() -> None:
     assert decay == Penalised(Standard(), half_squares, 0.03)
     attacked = AdversarialTraining(LInf(0.1), steps=1)
     assert lesson.loss_of(setting, lesson.METHODS["AT"]) == attacked
-    wrapped = lesson.loss_of(setting_of(small()), lesson.METHODS["AT"])
-    assert isinstance(wrapped, lesson.OnModule)
-    assert wrapped.objective == attacked
 
 
 @pytest.mark.parametrize("name", lesson.METHODS)
@@ -471,7 +427,7 @@ def test_quantities_are_in_the_order_of_their_names() -> None:
     params, other = (lesson.trained(setting, "none", s, Stages(None, config)) for s in (0, 1))
     found = lesson.measure_network(setting, params, other, 5)
     named = dict(zip(lesson.quantities(config), found["quantities"], strict=True))
-    module = KernelCNN(config.model, 5)
+    module = CNN(config.model)
     x, y = setting.data.test_x[:8], setting.data.test_y[:8]
 
     def share(inputs: Tensor, labels: Tensor, network: Any = params) -> float:
@@ -520,7 +476,7 @@ def test_means_are_put_back_and_nothing_else() -> None:
     config = small()
     setting = setting_of(config)
     params = lesson.trained(setting, "none", 0, Stages(None, config))
-    module = KernelCNN(config.model, 5)
+    module = CNN(config.model)
     x = setting.data.test_x
     attacked = single_fourier_attack(x, (8, 3), 0.5)
     assert torch.allclose(
@@ -604,7 +560,7 @@ def test_shrunk_presets_run(preset: str, monkeypatch: pytest.MonkeyPatch) -> Non
         *(["variants"] if config.variants else []),
     }
     assert result.series["networks"].axes["network"] == [*config.methods, lesson.PROJECTED]
-    kept = config.kernel is not None
+    kept = config.model.architecture == "cnn"
     assert (lesson.PUT_BACK in result.series["networks"].axes["quantity"]) == kept
     if preset == "study":
         open_ones = {c.id for c in result.claims if c.verdict == "not-measured"}

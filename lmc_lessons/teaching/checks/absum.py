@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from lmc_lessons.datasets import Dataset
-from lmc_lessons.experiments.absum import PRESETS, OnModule
-from lmc_lessons.models import KernelCNN, Params, predict, predict_stacked, stack, state
+from lmc_lessons.experiments.absum import PRESETS
+from lmc_lessons.models import Params, build, predict, unstack
 from lmc_lessons.robustness.absum import absum_step, after_each_step, kernel_sums, l1_step
 from lmc_lessons.robustness.fourier import band, heat_map, singular_values, wave
-from lmc_lessons.robustness.objectives import Standard
 from lmc_lessons.teaching.checks import Wrong, checker, require, require_number, require_tensor
 from lmc_lessons.training import TrainConfig, train
 
@@ -176,22 +175,14 @@ def reference_network(strength: float, data: Dataset) -> Params:
     Returns:
         One network.
     """
-    setup = PRESETS["study"]
-    assert setup.kernel is not None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = KernelCNN(setup.model, setup.kernel)
-    runner = partial(predict_stacked, module)
-    loss = OnModule(Standard(), {"train": runner, "eval": runner})
     with after_each_step(absum_step, strength):
-        found = train(setup.model, data, (0,), SHORT, loss=loss, start=stack([state(module)]))
-    return {name: tensor[0] for name, tensor in found.params.items()}
+        found = train(PRESETS["study"].model, data, (0,), SHORT)
+    return unstack(found.params)[0]
 
 
 def _worst(params: Params, data: Dataset, low: int, high: int | None = None) -> tuple[float, float]:
     setup = PRESETS["study"]
-    assert setup.kernel is not None
-    run_model = partial(predict, KernelCNN(setup.model, setup.kernel), params)
+    run_model = partial(predict, build(setup.model), params)
     x, y = data.test_x[:100], data.test_y[:100]
     return band(heat_map(run_model, x, y, setup.wave_epsilon), low, high)
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lmc_lessons import datasets
 from lmc_lessons.datasets import Dataset
-from lmc_lessons.experiments.absum import METHODS, PRESETS, Setting, loss_of, prepared
-from lmc_lessons.models import KernelCNN, Params, predict, unstack
+from lmc_lessons.experiments.absum import PRESETS, prepared
+from lmc_lessons.models import Params, build, predict, unstack
 from lmc_lessons.robustness.absum import absum_step, after_each_step
 from lmc_lessons.robustness.fourier import band, circulant, heat_map, wave
 from lmc_lessons.teaching.checks import STRICT, Wrong
@@ -42,10 +42,7 @@ def few() -> Dataset:
 
 
 def fit(data: Dataset, recipe: Any, seed: int = 0) -> Params:
-    setting = Setting(SETUP, data, SETUP.model, SETUP.kernel, "cpu")
-    loss = loss_of(setting, METHODS["none"])
-    found = train(SETUP.model, data, (seed,), recipe, loss=loss, start=setting.start(seed))
-    return unstack(found.params)[0]
+    return unstack(train(SETUP.model, data, (seed,), recipe).params)[0]
 
 
 @pytest.fixture
@@ -54,7 +51,7 @@ def scope(few: Dataset) -> dict[str, Any]:
     names = {"check": check, "torch": torch, "math": math, "partial": partial, "few": few}
     names |= {"absum_step": absum_step, "after_each_step": after_each_step, "SHORT": SHORT}
     names |= {"heat_map": heat_map, "band": band, "predict": predict, "fit": fit}
-    return {**names, "model": KernelCNN(SETUP.model, 5).eval()}
+    return {**names, "model": build(SETUP.model).eval()}
 
 
 # --- Answers --------------------------------------------------------------------------------------
@@ -235,7 +232,7 @@ def test_an_unfilled_stub_is_not_attempted(
 def right(few: Dataset) -> dict[float, tuple[float, float, float]]:
     """Worst and mean over fast waves, and worst over slow ones, for each strength."""
     found = {}
-    model = KernelCNN(SETUP.model, 5).eval()
+    model = build(SETUP.model).eval()
     for strength in STRENGTHS:
         with after_each_step(absum_step, strength):
             params = fit(few, SHORT)
