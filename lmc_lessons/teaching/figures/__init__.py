@@ -214,7 +214,10 @@ def text(result: Result, effect: Effect, *, scale: float = 100, form: str = "+.1
         form: How they are written.
 
     Returns:
-        Such as ``+3.0 [+1.2, +4.8]``.
+        Such as ``+3.0 [+1.2, +4.8]``; of one seed the number alone.
     """
-    found = t_interval(effect(result))
+    values = effect(result)
+    if len(values) == 1:
+        return f"{scale * values[0]:{form}}"
+    found = t_interval(values)
     return f"{scale * found.mean:{form}} [{scale * found.low:{form}}, {scale * found.high:{form}}]"

@@ -57,22 +57,6 @@ def over_pairs(result: Result, name: str, split: str | None = None) -> Result:
     return dataclasses.replace(result, series={name: Series(axes, values.tolist())})
 
 
-def text(result: Result, effect: Effect, *, scale: float = 1, form: str = ".2f") -> str:
-    """A mean with its interval over seeds, for a sentence.
-
-    Args:
-        result: The run.
-        effect: One number per seed.
-        scale: What the numbers are multiplied by.
-        form: How they are written.
-
-    Returns:
-        Such as ``0.43 [0.31, 0.55]``.
-    """
-    found = t_interval(effect(result))
-    return f"{scale * found.mean:{form}} [{scale * found.low:{form}}, {scale * found.high:{form}}]"
-
-
 def errors(result: Result, pair: str = "0/2") -> HTML:
     """Errors of normal and hidden anomalous training samples, epoch by epoch.
 

@@ -12,8 +12,16 @@ from numpy.typing import NDArray
 
 from lmc_lessons.evaluation import t_interval
 from lmc_lessons.experiments.mnemonic_codes import at
-from lmc_lessons.results import Effect, Result
-from lmc_lessons.teaching.figures import BLUE, GREEN, GREY, ORANGE, averaged, curves_figure, style
+from lmc_lessons.results import Result
+from lmc_lessons.teaching.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    averaged,
+    curves_figure,
+    style,
+)
 from lmc_lessons.teaching.interactive import static_figure, step_explorer
 from lmc_lessons.teaching.tables import plain_table
 
@@ -47,24 +55,6 @@ ASKED = {
     "entropy": "called members by entropy",
     "relearning": "steps to learn it again",
 }
-
-
-def text(result: Result, effect: Effect, *, scale: float = 100, form: str = "+.1f") -> str:
-    """A mean with its interval over seeds, for a sentence.
-
-    Args:
-        result: The run.
-        effect: One number per seed.
-        scale: What the numbers are multiplied by.
-        form: How they are written.
-
-    Returns:
-        Such as ``+3.0 [+1.2, +4.8]``; of one seed the number alone.
-    """
-    found = t_interval(effect(result))
-    if len(result.seeds) == 1:
-        return f"{scale * found.mean:{form}}"
-    return f"{scale * found.mean:{form}} [{scale * found.low:{form}}, {scale * found.high:{form}}]"
 
 
 def by_class(result: Result, arm: str) -> HTML:

@@ -118,7 +118,3 @@ def test_codes_tell_how_far_they_lie() -> None:
     figure = figures.codes(near, far, near + 1, ("0", "2"))
     (alt,) = re.findall(r'alt="([^"]+)"', figure.data)
     assert "normal 0.00, hidden anomalies 5.00, new anomalies 1.41" in alt
-
-
-def test_sentences_hold_intervals(result: Result) -> None:
-    assert figures.text(result, lambda _: [0.1, 0.1, 0.1]) == "0.10 [0.10, 0.10]"
