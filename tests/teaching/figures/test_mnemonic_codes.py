@@ -18,6 +18,7 @@ from numpy.testing import assert_allclose
 from lmc_lessons.experiments import mnemonic_codes as lesson
 from lmc_lessons.results import Result, Series
 from lmc_lessons.teaching.figures import mnemonic_codes as figures
+from lmc_lessons.teaching.figures import text
 
 matplotlib.use("Agg")
 
@@ -168,5 +169,5 @@ def test_a_class_that_is_never_learned_again_is_told_so() -> None:
 def test_numbers_in_sentences() -> None:
     result = measured(seeds=3)
     effect = lesson.at("MLP", "codes", "retain accuracy")
-    assert re.fullmatch(r"\+[\d.]+ \[[+-][\d.]+, \+[\d.]+\]", figures.text(result, effect))
-    assert re.fullmatch(r"\+[\d.]+", figures.text(measured(seeds=1), effect))
+    assert re.fullmatch(r"\+[\d.]+ \[[+-][\d.]+, \+[\d.]+\]", text(result, effect))
+    assert re.fullmatch(r"\+[\d.]+", text(measured(seeds=1), effect))
