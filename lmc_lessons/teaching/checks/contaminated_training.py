@@ -54,32 +54,41 @@ def _check_trim(trim: Any) -> None:
         weights[places] = 0
         return weights
 
-    for share, count in ((0.3, 3), (0.1, 1)):
+    for share, count in ((0.3, 3), (0.1, 1), (0.18, 2), (0.12, 1)):
         require_tensor(
             trim(errors.clone(), share),
             zeros(order[-count:]),
             {
                 "you left out the smallest errors": zeros(order[:count]),
                 "one is left out, zero is kept: a weight of 1 keeps": 1 - zeros(order[-count:]),
+                "you left out one too many: round to the nearest": zeros(order[-count - 1 :]),
                 "the share is of samples, not a threshold for errors": (errors <= share).float(),
                 "the share is of samples, not of the largest error": (
                     errors <= (1 - share) * errors.max()
                 ).float(),
                 "return weights of 0 and 1, not the errors that are left": errors
                 * zeros(order[-count:]),
-                "you left out one too many": zeros(order[-count - 1 :]),
+                "you left out one too few: round to the nearest": zeros(
+                    order[len(order) - count + 1 :]
+                ),
                 "the first of the batch are not the worst": zeros(torch.arange(count)),
             },
         )
+    require_tensor(
+        trim(errors.clone(), 0.0),
+        torch.ones(10),
+        {"a share of 0 leaves nobody out: `[-0:]` is everybody": torch.zeros(10)},
+    )
 
 
 def _check_weighted(weighted: Any) -> None:
     """A mean loss in which some count against the network."""
     losses = torch.tensor([0.2, 1.0, 3.0, 0.5, 0.7])
-    weights = torch.tensor([1.0, 0.0, -0.5, 1.0, -0.25])
+    weights = torch.tensor([1.0, 0.0, -0.5, 2.0, -0.25])
     ceiling, kept = 0.9, 4
     terms = torch.where(weights < 0, losses.clamp(max=ceiling), losses) * weights
     signed = losses * weights
+    alike = terms.where(weights <= 0, losses)
     require_number(
         weighted(losses.clone(), weights.clone(), ceiling),
         float(terms.sum()) / kept,
@@ -91,6 +100,8 @@ def _check_weighted(weighted: Any) -> None:
             "divide by the number of those that count, not by the sum of weights": float(
                 terms.sum() / weights.sum()
             ),
+            "a weight of 2 counts twice: multiply by the positive weights too": float(alike.sum())
+            / kept,
             "divide by how many count, not by the sum of the weights' sizes": float(
                 terms.sum() / weights.abs().sum()
             ),
