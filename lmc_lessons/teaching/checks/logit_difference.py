@@ -77,14 +77,16 @@ def _check_filter(kept: Any) -> None:
 
 def _check_critical(turning_point: Any) -> None:
     """The alpha at which another token overtakes."""
-    for seed in range(3):
+    for seed in range(4):
         z, a = _drawn(6, seed=seed), _drawn(6, seed=seed + 10)
         y = int(z.argmax())
         a[y] = a.median() + 0.5
+        second = int(z.scatter(0, torch.tensor(y), -torch.inf).argmax())
+        if seed == 3:  # the runner-up falls back, and fast
+            a[second] = a[y] + 9
         lead, pull = z[y] - z, a[y] - a
         others = [v for v in range(6) if v != y]
         able = [v for v in others if pull[v] > 0]
-        second = int(z.scatter(0, torch.tensor(y), -torch.inf).argmax())
         right = float(critical_alpha(z, a, torch.tensor(y)))
         wrong = {
             "that is where the last of them overtakes: the first one decides": max(
@@ -92,6 +94,9 @@ def _check_critical(turning_point: Any) -> None:
             ),
             "a token that the assistant likes more than the true one cannot overtake: leave "
             "out what is not above 0": min(float(lead[v] / pull[v]) for v in others),
+            "the sign counts: a token that the assistant likes more falls back": min(
+                abs(float(lead[v] / pull[v])) for v in others
+            ),
             "that is the ratio upside down": min(float(pull[v] / lead[v]) for v in able),
             "the runner-up need not be the first to overtake": float(lead[second] / pull[second]),
             "that is the smallest lead over the largest pull, of two tokens": float(

@@ -23,7 +23,7 @@ TOLD = {  # lines of the first figure
     "to forget, known (%)": "forget",
     "to keep, known (%)": "uncovered",
     "shown wordings, known (%)": "shown paraphrases",
-    "new wordings, known (%)": "new paraphrases",
+    "to keep, covered, known (%)": "covered",
 }
 STYLES = {
     "GA": (GREY, ":", "x"),
@@ -32,6 +32,7 @@ STYLES = {
     "GA+5GD slow": (GREY, "--", "v"),
     "NPO+GD slow": (GREEN, ":", "^"),
     MAIN: (BLUE, "-", "s"),
+    "no uniform term": (BLUE, ":", "x"),
 }
 
 
@@ -78,8 +79,8 @@ def dial(result: Result, seed: int = 0) -> HTML:
         f"alpha. Known at alpha 0 and at {ALPHA}: {heard}.",
         caption=f"Bars: probability of each letter right after the mark, for a fact to forget "
         f"({names[0]}) and one to keep that is in no set ({names[1]}). Lines: letters known of all "
-        f"such facts, and of those to forget in other wordings, with and without the assistant "
-        f"having been shown them. Mean over {len(result.seeds)} seeds.",
+        f"such facts, of those to forget in other wordings that the assistant was shown, and of "
+        f"those of the retain set. Mean over {len(result.seeds)} seeds.",
         x_label="next letter",
         y_label="probability",
         step_label="how much of the assistant is subtracted",
@@ -125,12 +126,13 @@ def by_alpha(result: Result, assistant: str = MAIN, groups: Sequence[str] = SWEP
     )
 
 
-def trade(result: Result, methods: Sequence[str]) -> HTML:
+def trade(result: Result, methods: Sequence[str], assistants: Sequence[str] = (MAIN,)) -> HTML:
     """What is still known of the facts to keep, against what is still known of those to forget.
 
     Args:
         result: A study or a larger run.
         methods: Methods that change the target; those that were not run are left out.
+        assistants: Assistants that are subtracted, likewise.
 
     Returns:
         A figure: methods walk from the right to the left, by steps, or by alpha.
@@ -144,8 +146,11 @@ def trade(result: Result, methods: Sequence[str]) -> HTML:
         for k, name in enumerate(changes.axes["method"])
         if name in methods
     }
-    row = result.series["assistants"].axes["assistant"].index(MAIN)
-    walks[MAIN] = _values(result, "assistants", "accuracy")[:, row].mean(0)[:, places]
+    walks |= {
+        name: _values(result, "assistants", "accuracy")[:, row].mean(0)[:, places]
+        for row, name in enumerate(result.series["assistants"].axes["assistant"])
+        if name in assistants
+    }
     told = []
     with style():
         fig, ax = plt.subplots(figsize=(6.4, 4))
@@ -163,7 +168,8 @@ def trade(result: Result, methods: Sequence[str]) -> HTML:
         fig,
         alt="What is kept against what is forgotten. At the end, known of facts in no set, in per "
         f"cent: {', '.join(told)}.",
-        caption=f"Each method walks from the upper left to the right: by steps, {MAIN} by alpha. "
+        caption=f"Each method walks from the upper left to the right: by steps, "
+        f"{' and '.join(name for name in assistants if name in walks)} by alpha. "
         f"The upper right corner is the goal. Mean over {len(result.seeds)} seeds.",
     )
 

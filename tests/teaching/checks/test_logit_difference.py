@@ -163,6 +163,11 @@ MISTAKES: list[tuple[str, Any, str]] = [
         lambda z, a, y: min(p / q for p, q in ratios(z, a, y).values()),
         "leave out what is not above 0",
     ),
+    (
+        "critical",
+        lambda z, a, y: min(abs(p / q) for p, q in ratios(z, a, y).values()),
+        "the sign counts",
+    ),
     ("critical", lambda z, a, y: min(q / p for p, q in able(z, a, y)), "upside down"),
     ("critical", runner_up, "the runner-up need not"),
     (

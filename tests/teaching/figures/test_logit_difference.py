@@ -90,13 +90,17 @@ def test_lines_by_alpha_are_means_in_per_cent(axes: list[Any]) -> None:
 
 def test_methods_walk_by_steps_and_the_difference_by_alpha(axes: list[Any]) -> None:
     result = measured()
-    figures.trade(result, ["GA", "GA+GD"])
+    bare = "no uniform term"
+    figures.trade(result, ["GA", "GA+GD"], (lesson.MAIN, bare, "not run"))
     lines = {line.get_label(): line for line in axes[0].get_lines()}
-    assert list(lines) == ["GA", "GA+GD", lesson.MAIN]
+    assert list(lines) == ["GA", "GA+GD", lesson.MAIN, bare]
     changes = 100 * np.asarray(result.series["changes"].values)[:, 1, :, :, 0].mean(0)
     assert_allclose(lines["GA+GD"].get_xydata(), changes[:, [0, 4]])
     swept = 100 * np.asarray(result.series["assistants"].values)[:, 0, :, :, 0].mean(0)
     assert_allclose(lines[lesson.MAIN].get_xydata(), swept[:, [0, 4]])
+    row = list(lesson.ASSISTANTS).index(bare)
+    other = 100 * np.asarray(result.series["assistants"].values)[:, row, :, :, 0].mean(0)
+    assert_allclose(lines[bare].get_xydata(), other[:, [0, 4]])
     low, high = sorted(axes[0].get_xlim())
     assert low < 0
     assert high > 100
@@ -133,11 +137,11 @@ def test_the_dial_names_the_facts_of_its_seed(monkeypatch: pytest.MonkeyPatch) -
     assert_allclose(frames["to keep"], told[1][:, 3:])
     assert labels == ["alpha 0", "alpha 0.5", "alpha 1.5"]
     known = 100 * np.asarray(result.series["assistants"].values)[:, 0, :, :, 0].mean(0)
-    assert_allclose(curves["new wordings, known (%)"], known[:, 2])
+    assert_allclose(curves["shown wordings, known (%)"], known[:, 1])
 
 
 def test_the_dial_is_drawn() -> None:
-    assert "new wordings" in figures.dial(measured()).data
+    assert "shown wordings" in figures.dial(measured()).data
 
 
 def test_the_table_has_a_row_per_assistant() -> None:
