@@ -1,4 +1,4 @@
-"""What the tests of the experiments share: small data, nested lists, runs that are killed."""
+"""What tests share: small data, nested lists, losses and runs that are cut off."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from lmc_lessons import training
 from lmc_lessons.datasets import Dataset
 from lmc_lessons.experiments.runs import Stages
 from lmc_lessons.results import Result, Series
+from lmc_lessons.training import Loss, Network
 
 SHAPES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28)}
 SHAPES |= {"cifar10": (3, 32, 32)}
@@ -78,6 +80,21 @@ def shape(values: Any) -> tuple[int, ...]:
     inner = {shape(value) for value in values}
     assert len(inner) <= 1, inner
     return (len(values), *(inner.pop() if inner else ()))
+
+
+class CutOff:
+    """A loss that stops the run at one step; to a checkpoint it is the loss that it computes."""
+
+    def __init__(self, loss: Loss, step: int) -> None:
+        self.loss, self.step = loss, step
+
+    def __repr__(self) -> str:
+        return repr(self.loss)
+
+    def __call__(self, network: Network, x: Tensor, y: Tensor) -> Tensor:
+        if network.step == self.step:
+            raise KeyboardInterrupt
+        return self.loss(network, x, y)
 
 
 def killed_again_and_again(

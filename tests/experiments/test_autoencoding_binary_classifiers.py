@@ -513,7 +513,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     config = small("labels=(5,)", "contamination=(0.1,)")
     whole = lesson.run(config)
     resumed, attempts = killed_again_and_again(
-        lambda: lesson.run(config, folder=tmp_path), monkeypatch, every=9
+        lambda: lesson.run(config, folder=tmp_path), monkeypatch, every=5
     )
     assert attempts > 3
     assert (resumed.metrics, resumed.series) == (whole.metrics, whole.series)

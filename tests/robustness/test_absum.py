@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fakes import CutOff
 from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -208,19 +210,12 @@ def test_the_hook_is_gone_afterwards_also_after_an_error(data: Dataset) -> None:
 
 
 def test_training_that_was_cut_off_gives_the_same_numbers(data: Dataset, tmp_path: Path) -> None:
-    class Cut(Exception):
-        pass
-
-    def cut(network: Any, x: Tensor, y: Tensor) -> Tensor:
-        if network.step == 12:
-            raise Cut
-        return Standard()(network, x, y)
-
+    start = partial(train, CNN, data, (3,), RECIPE)
     with after_each_step(absum_step, 0.05):
-        whole = train(CNN, data, (3,), RECIPE, loss=Standard()).params
-        with pytest.raises(Cut):
-            train(CNN, data, (3,), RECIPE, loss=cut, checkpoint=tmp_path / "part")
-        rest = train(CNN, data, (3,), RECIPE, loss=Standard(), checkpoint=tmp_path / "part").params
+        whole = start(loss=Standard()).params
+        with pytest.raises(KeyboardInterrupt):
+            start(loss=CutOff(Standard(), 12), checkpoint=tmp_path / "part")
+        rest = start(loss=Standard(), checkpoint=tmp_path / "part").params
     assert all(torch.equal(rest[name], whole[name]) for name in whole)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from fakes import CutOff
 from stacked import (
     BATCH,
     CLASSES,
@@ -450,17 +451,11 @@ def test_many_seeds_give_bit_for_bit_what_runs_of_one_seed_give(name: str, norm:
 def test_a_run_cut_off_in_an_epoch_goes_on_to_the_same_numbers(tmp_path: Path, kind: Any) -> None:
     data, config, file = random_data(), CONFIGS["batch"], tmp_path / "run.checkpoint"
     loss = kind(OBJECTIVES["adversarial"], LENGTH)
-
-    def stopping(network: Network, x: Tensor, y: Tensor) -> Tensor:
-        if network.step == STEPS + 2:
-            raise KeyboardInterrupt
-        return loss(network, x, y)
-
     torch.manual_seed(1)
     uncut = train(config, data, SEEDS, SHORT, loss=loss)
     torch.manual_seed(2)
     with pytest.raises(KeyboardInterrupt):
-        train(config, data, SEEDS, SHORT, loss=stopping, checkpoint=file)
+        train(config, data, SEEDS, SHORT, loss=CutOff(loss, STEPS + 2), checkpoint=file)
     resumed = train(config, data, SEEDS, SHORT, loss=loss, checkpoint=file)
     assert_identical(resumed.params, uncut.params)
     assert torch.equal(resumed.loss, uncut.loss)
