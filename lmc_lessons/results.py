@@ -186,6 +186,33 @@ def gap(more: Effect, less: Effect) -> Effect:
     return lambda result: [p - q for p, q in zip(more(result), less(result), strict=True)]
 
 
+def reach(values: Sequence[float]) -> float:
+    """How far the 95 % interval of some values reaches from zero.
+
+    Args:
+        values: One number per seed.
+
+    Returns:
+        The larger distance of its two ends; for a single value its size.
+    """
+    interval = t_interval(values)
+    if len(values) == 1:
+        return abs(interval.mean)
+    return max(abs(interval.low), abs(interval.high))
+
+
+def farthest(*effects: Effect) -> Effect:
+    """The effect of a claim that several effects are all about zero.
+
+    Args:
+        effects: The several effects.
+
+    Returns:
+        That effect whose interval reaches farthest from zero: if it lies within a margin, all do.
+    """
+    return lambda result: max((effect(result) for effect in effects), key=reach)
+
+
 @dataclass
 class Result:
     """What one run measured.

@@ -26,7 +26,9 @@ from lmc_lessons.results import (
     Verdict,
     decide,
     dump,
+    farthest,
     load,
+    reach,
     save,
     stored,
     write_atomically,
@@ -161,6 +163,19 @@ def test_what_was_not_measured_has_no_verdict(kind: Kind) -> None:
     found = claim(KeyError("widths"), kind=kind).decide(example())
     assert (found.verdict, found.effect, found.low, found.high) == ("not-measured",) + (None,) * 3
     assert "widths" in found.evidence
+
+
+def test_one_seed_is_its_own_reach() -> None:
+    assert reach([-0.3]) == 0.3
+    assert reach([1.0, 1.0]) == 1.0
+    assert reach([0.0, 0.2]) > reach([0.1, 0.1])
+
+
+def test_the_farthest_effect_is_one_of_them_and_does_not_mix_signs() -> None:
+    """Taken seed by seed, +0.3 and -0.3 would cancel."""
+    up, down = [0.3, 0.0, 0.3, 0.0], [0.0, -0.3, 0.0, -0.35]
+    far = farthest(lambda _: up, lambda _: down, lambda _: [0.1] * 4)
+    assert far(example()) == down
 
 
 def test_a_missing_metric_is_a_key_error() -> None:

@@ -22,10 +22,9 @@ from torch import Tensor
 
 from lmc_lessons import datasets
 from lmc_lessons.datasets import Dataset
-from lmc_lessons.evaluation import t_interval
 from lmc_lessons.experiments.runs import Stages, finish, one_thread, train_stages
 from lmc_lessons.models import ModelConfig, Params, build, predict_stacked
-from lmc_lessons.results import Claim, Effect, Result, Series, difference, measured
+from lmc_lessons.results import Claim, Effect, Result, Series, difference, measured, reach
 from lmc_lessons.robustness.attacks import (
     Attack,
     LInf,
@@ -774,7 +773,7 @@ def diagnose(
 # study
 
 
-def farthest(names: Sequence[str], quantity: str, target: float) -> Effect:
+def farthest_network(names: Sequence[str], quantity: str, target: float) -> Effect:
     """Effect: the distance from a number, of the network whose interval reaches farthest from it.
 
     If this one lies within the margin, all do. A network that was not measured is left out; at
@@ -799,14 +798,6 @@ def farthest(names: Sequence[str], quantity: str, target: float) -> Effect:
         return max(rows, key=reach)
 
     return effect
-
-
-def reach(values: Sequence[float]) -> float:
-    """How far the 95 % interval of some values reaches from zero; one value: its size."""
-    interval = t_interval(values)
-    if len(values) == 1:
-        return abs(interval.mean)
-    return max(abs(interval.low), abs(interval.high))
 
 
 def ratio(above: str, below: str) -> Effect:
@@ -855,7 +846,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C1a",
         "FGSM: after any training the error grows with an exponent near 1.",
         DERIVED,
-        farthest(LEARNED, "FGSM_exponent", 1.05),
+        farthest_network(LEARNED, "FGSM_exponent", 1.05),
         margin=0.15,
         reason="distance from 1.05 of the network farthest from it: exponents from 0.9 to 1.2",
         kind="equal",
@@ -865,7 +856,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C1b",
         "PGD: the same.",
         DERIVED,
-        farthest(LEARNED, "PGD_exponent", 1.05),
+        farthest_network(LEARNED, "PGD_exponent", 1.05),
         margin=0.15,
         reason="as C1a",
         kind="equal",
@@ -875,7 +866,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C1c",
         "One step to the least likely class: the same, up to an exponent of 1.4.",
         DERIVED,
-        farthest(LEARNED, "step_ll_exponent", 1.15),
+        farthest_network(LEARNED, "step_ll_exponent", 1.15),
         margin=0.25,
         reason="distance from 1.15: exponents from 0.9 to 1.4, since it aims at a distant class",
         kind="equal",
@@ -885,7 +876,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C1d",
         "FGSM on networks before any training: the same as C1a.",
         DERIVED,
-        farthest(("untrained",), "FGSM_exponent", 1.05),
+        farthest_network(("untrained",), "FGSM_exponent", 1.05),
         margin=0.15,
         reason="as C1a",
         kind="equal",
@@ -895,7 +886,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C2a",
         "After any training the first logit gap is below t with a share that grows like t.",
         DERIVED,
-        farthest(LEARNED, "gap_2_slope", 1.0),
+        farthest_network(LEARNED, "gap_2_slope", 1.0),
         margin=0.3,
         reason="distance from 1 of the network farthest from it; 2 would be 1 away",
         kind="equal",
@@ -904,7 +895,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C2b",
         "The gap to the third class: with a share that grows like t squared.",
         DERIVED,
-        farthest(LEARNED, "gap_3_slope", 2.0),
+        farthest_network(LEARNED, "gap_3_slope", 2.0),
         margin=0.3,
         reason="as C2a, from 2",
         kind="equal",
@@ -913,7 +904,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C2c",
         "Before any training: the first gap does as in C2a.",
         DERIVED,
-        farthest(("untrained",), "gap_2_slope", 1.0),
+        farthest_network(("untrained",), "gap_2_slope", 1.0),
         margin=0.3,
         reason="as C2a",
         kind="equal",
@@ -922,7 +913,7 @@ CLAIMS: tuple[Claim, ...] = (
         "C2d",
         "Before any training: the gap to the third class does as in C2b.",
         DERIVED,
-        farthest(("untrained",), "gap_3_slope", 2.0),
+        farthest_network(("untrained",), "gap_3_slope", 2.0),
         margin=0.3,
         reason="as C2b",
         kind="equal",

@@ -47,7 +47,7 @@ from lmc_lessons.detection.tasks import Split, Task, make_task, sine_task, split
 from lmc_lessons.evaluation import auroc
 from lmc_lessons.experiments.runs import Stages, finish, load_cut, one_thread, train_stages
 from lmc_lessons.models import ModelConfig, Params, build, initial, predict_stacked, stack
-from lmc_lessons.results import Claim, Effect, Result, Series, gap, measured
+from lmc_lessons.results import Claim, Effect, Result, Series, farthest, gap, measured
 from lmc_lessons.training import Spawn, TrainConfig, TrainingError, cross_entropy, train
 
 LESSON = "autoencoding-binary-classifiers"
@@ -838,15 +838,6 @@ def best(*effects: Effect) -> Effect:
 
     def effect(result: Result) -> list[float]:
         return list(max((one(result) for one in effects), key=sum))
-
-    return effect
-
-
-def farthest(*effects: Effect) -> Effect:
-    """Effect: of several, the one that is largest in size, unit by unit."""
-
-    def effect(result: Result) -> list[float]:
-        return [max(v, key=abs) for v in zip(*(one(result) for one in effects), strict=True)]
 
     return effect
 

@@ -29,7 +29,7 @@ from lmc_lessons.experiments.runs import (
     train_stages,
 )
 from lmc_lessons.models import ModelConfig, Params, build, initial, predict, unstack
-from lmc_lessons.results import Claim, Effect, Result, Series, gap, measured
+from lmc_lessons.results import Claim, Effect, Result, Series, farthest, gap, measured
 from lmc_lessons.robustness.attacks import (
     Attack,
     LInf,
@@ -697,16 +697,6 @@ def best_of(names: Sequence[str], attack: str) -> Effect:
 def off(name: str, quantity: str, wanted: float) -> Effect:
     """Effect: relative difference of a quantity from what theory says."""
     return lambda result: [value / wanted - 1 for value in at(name, quantity)(result)]
-
-
-def farthest(*effects: Effect) -> Effect:
-    """Effect: of several, the one that is largest in size, seed by seed."""
-
-    def effect(result: Result) -> list[float]:
-        found = zip(*(one(result) for one in effects), strict=True)
-        return [max(values, key=abs) for values in found]
-
-    return effect
 
 
 def free_length(name: str, time: int) -> Effect:

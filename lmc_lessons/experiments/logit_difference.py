@@ -876,7 +876,7 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "C1d",
-        "The uniform term is what keeps those facts: without it, fewer are kept.",
+        f"At alpha {ALPHA}, the uniform term keeps those facts: without it, fewer are kept.",
         "derived here (control)",
         gap(known("uncovered"), known("uncovered", assistant="no uniform term")),
         margin=0.1,

@@ -152,11 +152,6 @@ def test_a_network_that_was_measured_but_not_fitted_is_no_proof() -> None:
     assert verdict("C1a", near | {"linear_accuracy": around(0.9)}) == "not-measured"
 
 
-def test_one_seed_is_its_own_reach() -> None:
-    assert lesson.reach([-0.3]) == 0.3
-    assert lesson.reach([1.0, 1.0]) == 1.0
-
-
 def test_nothing_lost_gives_no_ratio() -> None:
     measured = {"untrained_small_error": around(0.2), "trained_small_error": [0.1] * 4 + [0.0]}
     assert verdict("C3b", measured) == "not-measured"

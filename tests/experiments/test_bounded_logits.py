@@ -259,11 +259,6 @@ def test_the_best_is_the_one_that_is_best_on_average() -> None:
     assert found == [0.6, 0.65, 0.65, 0.65, 0.65]
 
 
-def test_the_farthest_keeps_its_sign() -> None:
-    effect = lesson.farthest(lambda _: [0.1, -0.3], lambda _: [-0.2, 0.1])
-    assert effect(synthetic({})) == [-0.2, -0.3]
-
-
 @pytest.mark.parametrize("claim", lesson.CLAIMS, ids=lambda claim: claim.id)
 def test_every_claim_states_what_it_takes(claim: Claim) -> None:
     for text in (claim.statement, claim.reason, claim.source, claim.paper, claim.unit):

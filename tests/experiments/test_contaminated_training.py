@@ -193,6 +193,14 @@ MEASURED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         of_rules({("ITSR", "either"): (0.1, 0.9), ("AAE", "either"): (0.2, 0.9)}, "held-out"),
         of_rules({("ITSR", "either"): (0.2, 0.9), ("AAE", "either"): (0.2, 0.9)}, "held-out"),
     ),
+    "C4f": (
+        of_rules({("slow", "error"): (0.1, 0.9), ("AE", "error"): (0.6, 0.9)}, "training"),
+        of_rules({("slow", "error"): (0.6, 0.9), ("AE", "error"): (0.6, 0.9)}, "training"),
+    ),
+    "C4g": (
+        of_rules({("narrow", "error"): (0.1, 0.9), ("slow", "error"): (0.6, 0.9)}, "training"),
+        of_rules({("narrow", "error"): (0.1, 0.9), ("slow", "error"): (0.1, 0.9)}, "training"),
+    ),
     "C5": (
         of_rules(
             {("ITSR", "either"): (0.2, 0.9), ("AAE", "either"): (0.2, 0.9)},
@@ -303,8 +311,6 @@ def test_effects_are_means_over_pairs() -> None:
     assert lesson.seen("trim")(result) == pytest.approx([0.8 * (1 + 0.001 * s) for s in range(5)])
     largest = lesson.best(lesson.seen("AE"), lesson.seen("trim"))(result)
     assert largest == lesson.seen("trim")(result)
-    far = lesson.farthest(lambda _: [0.1, -0.5], lambda _: [-0.2, 0.3])
-    assert far(result) == [-0.2, -0.5]
 
 
 def test_nobody_suspected_is_no_precision() -> None:

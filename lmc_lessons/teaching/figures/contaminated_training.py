@@ -179,13 +179,11 @@ def ways_table(result: Result, ways: Mapping[str, str]) -> HTML:
             continue
         epoch: Any = STOP if way == STOPPED else LAST
         hidden = mean_of("dynamics", way=base, epoch=epoch)
-        narrow = base not in result.series["detection"].axes["way"]
-        if narrow:
+        once = base not in result.series["detection"].axes["way"]
+        if once:
             hidden = mean_of("final hidden", way=base, epoch=LAST)
         splits = [
-            seen(base, split)
-            if narrow
-            else mean_of("detection", way=base, epoch=epoch, split=split)
+            seen(base, split) if once else mean_of("detection", way=base, epoch=epoch, split=split)
             for split in ("observed", "unobserved")
         ]
         rows.append([called, *(_cell(result, effect) for effect in (hidden, *splits))])
