@@ -94,6 +94,15 @@ def scaled(known: float) -> dict[str, Any]:
     return {"scales": Series(axes, rows)}
 
 
+def chosen(small: dict[str, float], large: dict[str, float]) -> dict[str, Any]:
+    """Two scales; validation prefers the large one, but finds no difference in the first unit."""
+    axes: dict[str, list[Any]] = {"scale": [1.0, 3.0], "quantity": list(lesson.QUANTITIES)}
+    rows = [[row(k, large if k == 0 else small), row(k, large)] for k in range(SEEDS)]
+    areas = [[0.9, 0.9 if k == 0 else 0.95] for k in range(SEEDS)]
+    validated = Series({"scale": [1.0, 3.0]}, areas)
+    return {"scales": Series(axes, rows), "validated": validated}
+
+
 NAMES = {
     "ae": "AE",
     "abc": "ABC",
@@ -203,6 +212,24 @@ MEASURED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {**unlabelled(ae=known(0.9)), **scaled(0.901)},
         {**unlabelled(ae=known(0.9)), **scaled(0.95)},
     ),
+    "D4": (
+        {**unlabelled(ae=known(0.9)), **chosen(known(0.8), known(0.95))},
+        {**unlabelled(ae=known(0.9)), **chosen(known(0.95), known(0.905))},
+    ),
+    "D5": (
+        {**unlabelled(ae=unknown(0.9)), **chosen(unknown(0.8), unknown(0.9))},
+        {**unlabelled(ae=unknown(0.9)), **chosen(unknown(0.9), unknown(0.8))},
+    ),
+    "D6": (
+        {
+            **unlabelled(forest=both(0.7), svm=both(0.6), lof=both(0.8)),
+            **chosen(both(0.7), both(0.9)),
+        },
+        {
+            **unlabelled(forest=both(0.7), svm=both(0.6), lof=both(0.95)),
+            **chosen(both(0.99), both(0.9)),
+        },
+    ),
     "K1": (
         {
             **unlabelled(forest=both(0.7), svm=both(0.6), lof=both(0.8)),
@@ -242,6 +269,22 @@ def test_a_claim_that_lacks_one_entry_says_which() -> None:
     )
     assert found.verdict == "not-measured"
     assert "labels 5" in found.evidence
+
+
+def test_of_scales_that_validate_alike_the_first_is_taken() -> None:
+    measured = synthetic(chosen(known(0.8), known(0.9)))
+    measured.series["validated"].values[1] = [0.97, 0.97]
+    found = lesson.at_best_scale("known")(measured)
+    table = measured.series["scales"].values
+    assert found == [table[0][0][0], table[1][0][0], *(rows[1][0] for rows in table[2:])]
+
+
+def test_one_scale_is_no_choice() -> None:
+    one = {"scale": [3.0]}
+    table = Series({**one, "quantity": list(lesson.QUANTITIES)}, [[row(k, {})] for k in range(2)])
+    measured = synthetic({"scales": table, "validated": Series(one, [[0.9], [0.9]])})
+    with pytest.raises(KeyError, match="several scales"):
+        lesson.at_best_scale("known")(measured)
 
 
 def test_the_better_baseline_is_the_one_that_is_better_on_average() -> None:
@@ -386,6 +429,10 @@ def test_quantities_are_those_by_hand() -> None:
     assert values["epoch"] == min(losses, key=losses.__getitem__)
     missed = errors(model, run.params, task.train_x[task.train_y == 1])[0]
     assert found["errors"][0][-1] == pytest.approx(float(missed.mean()))
+    held_out = errors(model, chosen, task.valid_x)[0]
+    assert found["validated"] == [auroc(held_out, task.valid_y == 1)]
+    plain = {"AE": lesson.AUTOENCODERS["AE"]}
+    assert lesson.scores_of_losses(setting, "y", setting.task(0), plain)["validated"] == [0.5]
 
 
 def test_the_epoch_is_chosen_by_validation_and_the_first_of_equals() -> None:
@@ -497,7 +544,7 @@ def test_shrunk_presets_run(preset: str, monkeypatch: pytest.MonkeyPatch) -> Non
     if preset == "pyod":
         assert set(result.series) == {"unlabelled"}
     if preset == "longer":
-        assert set(result.series) == {"unlabelled", "labelled", "error", "scales"}
+        assert set(result.series) == {"unlabelled", "labelled", "error", "scales", "validated"}
 
 
 def test_one_unit_run_alone_gives_the_same_numbers() -> None:
