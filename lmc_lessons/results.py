@@ -186,6 +186,30 @@ def gap(more: Effect, less: Effect) -> Effect:
     return lambda result: [p - q for p, q in zip(more(result), less(result), strict=True)]
 
 
+def entry(name: str, *ticks: Any) -> Effect:
+    """The effect of a claim about one entry of a series.
+
+    Args:
+        name: The series.
+        ticks: One tick per axis.
+
+    Returns:
+        A function of a result, one number per seed; it raises ``KeyError`` where the run has no
+        such series or tick.
+    """
+
+    def effect(result: Result) -> list[float]:
+        series = result.series[name]
+        values = series.values
+        for (axis, entries), tick in zip(series.axes.items(), ticks, strict=True):
+            if tick not in entries:
+                raise KeyError(f"{axis} {tick}")
+            values = [seed[entries.index(tick)] for seed in values]
+        return [float(value) for value in values]
+
+    return effect
+
+
 def reach(values: Sequence[float]) -> float:
     """How far the 95 % interval of some values reaches from zero.
 

@@ -26,6 +26,7 @@ from lmc_lessons.results import (
     Verdict,
     decide,
     dump,
+    entry,
     farthest,
     load,
     reach,
@@ -176,6 +177,17 @@ def test_the_farthest_effect_is_one_of_them_and_does_not_mix_signs() -> None:
     up, down = [0.3, 0.0, 0.3, 0.0], [0.0, -0.3, 0.0, -0.35]
     far = farthest(lambda _: up, lambda _: down, lambda _: [0.1] * 4)
     assert far(example()) == down
+
+
+def test_one_entry_of_a_series_by_its_ticks() -> None:
+    grid = Series({"way": ["a", "b"], "step": [1, 10]}, [[[1, 2], [3, 4]], [[5, 6], [7, 8]]])
+    run = dataclasses.replace(example(), seeds=[0, 1], series={"grid": grid})
+    assert entry("grid", "b", 1)(run) == [3.0, 7.0]
+    for ticks, missing in ((("c", 1), "way c"), (("a", 2), "step 2")):
+        with pytest.raises(KeyError, match=missing):
+            entry("grid", *ticks)(run)
+    with pytest.raises(KeyError, match="other"):
+        entry("other", "a")(run)
 
 
 def test_a_missing_metric_is_a_key_error() -> None:

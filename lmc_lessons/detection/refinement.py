@@ -511,27 +511,6 @@ def either(errors: Tensor, likelihood: Tensor, highest: Tensor, lowest: Tensor) 
     return (errors > highest.unsqueeze(-1)) | (likelihood < lowest.unsqueeze(-1))
 
 
-def balanced_accuracy(flags_normal: Tensor, flags_anomalous: Tensor) -> Tensor:
-    """Mean of the share of normals let through and the share of anomalies caught.
-
-    Args:
-        flags_normal: Who of the normals is flagged, bool, shape (..., N).
-        flags_anomalous: Who of the anomalies is flagged, bool, shape (..., M).
-
-    Returns:
-        Shape (...), in [0, 1]; 0.5 is chance.
-
-    Raises:
-        ValueError: If there are no normals or no anomalies.
-
-    Taught in: book/detection/contaminated-training
-    """
-    if not flags_normal.shape[-1] or not flags_anomalous.shape[-1]:
-        raise ValueError("balanced accuracy needs at least one normal and one anomalous sample")
-    caught, alarms = flags_anomalous.double().mean(-1), flags_normal.double().mean(-1)
-    return (caught + 1 - alarms) / 2
-
-
 # Iterative training set refinement --------------------------------------------------------------
 
 

@@ -47,7 +47,7 @@ from lmc_lessons.detection.tasks import Split, Task, make_task, sine_task, split
 from lmc_lessons.evaluation import auroc
 from lmc_lessons.experiments.runs import Stages, finish, load_cut, one_thread, train_stages
 from lmc_lessons.models import ModelConfig, Params, build, initial, predict_stacked, stack
-from lmc_lessons.results import Claim, Effect, Result, Series, farthest, gap, measured
+from lmc_lessons.results import Claim, Effect, Result, Series, entry, farthest, gap, measured
 from lmc_lessons.training import Spawn, TrainConfig, TrainingError, cross_entropy, train
 
 LESSON = "autoencoding-binary-classifiers"
@@ -785,34 +785,6 @@ def stability(config: Config, seed: int) -> dict[str, float]:
 
 
 # --- Effects and claims ---------------------------------------------------------------------------
-
-
-def entry(title: str, *ticks: Any) -> Effect:
-    """Effect: one entry of a series, per unit.
-
-    Args:
-        title: Title of the series.
-        ticks: One tick per axis.
-
-    Returns:
-        A function of a result; it raises ``KeyError`` where that was not measured.
-    """
-
-    def effect(result: Result) -> list[float]:
-        series = result.series[title]
-        places = []
-        for (axis, entries), tick in zip(series.axes.items(), ticks, strict=True):
-            if tick not in entries:
-                raise KeyError(f"{axis} {tick}")
-            places.append(entries.index(tick))
-        found = []
-        for values in series.values:
-            for place in places:
-                values = values[place]
-            found.append(float(values))
-        return found
-
-    return effect
 
 
 def unlabelled(method: str, quantity: str) -> Effect:

@@ -33,6 +33,7 @@ from lmc_lessons.detection.refinement import (
     Weighted,
     candidates,
     container,
+    either,
     latent_likelihood,
     numbered,
     own_codes,
@@ -578,7 +579,8 @@ def flagged(errors: dict[str, Tensor], likely: dict[str, Tensor]) -> list[Any]:
             bad = {g: errors[g] > high.unsqueeze(1) for g in GROUPS}
             odd = {g: likely[g] < low.unsqueeze(1) for g in GROUPS}
             flags = {"error": bad, "likelihood": odd}
-            chosen = flags.get(rule, {g: bad[g] | odd[g] for g in GROUPS})
+            joined = {g: either(errors[g], likely[g], high, low) for g in GROUPS}
+            chosen = flags.get(rule, joined)
             rows.append(torch.stack([chosen[g].double().mean(1) for g in GROUPS], 1))
         found.append(torch.stack(rows, 1))
     return list(torch.stack(found, 1).tolist())
@@ -589,7 +591,7 @@ def percentiles(errors: dict[str, Tensor], likely: dict[str, Tensor]) -> list[An
     found = []
     for q in PERCENTILES:
         high, low = errors["held_out"].quantile(q, 1), likely["held_out"].quantile(1 - q, 1)
-        flags = [(errors[g] > high.unsqueeze(1)) | (likely[g] < low.unsqueeze(1)) for g in GROUPS]
+        flags = [either(errors[g], likely[g], high, low) for g in GROUPS]
         found.append(torch.stack([f.double().mean(1) for f in flags], 1))
     return list(torch.stack(found, 1).tolist())
 
@@ -705,8 +707,13 @@ def seen(way: str, split: str = "observed") -> Effect:
 
 def balanced(way: str, rule: str, split: str = "observed", source: str = "held-out") -> Effect:
     """Balanced accuracy of a rule."""
-    caught = mean_of("rules", way=way, rule=rule, source=source, group=split)
-    alarms = mean_of("rules", way=way, rule=rule, source=source, group="normal")
+    return from_flags("rules", split, way=way, rule=rule, source=source)
+
+
+def from_flags(name: str, split: str, **where: Any) -> Effect:
+    """Balanced accuracy out of the shares of a split and of normal data that are flagged."""
+    caught = mean_of(name, group=split, **where)
+    alarms = mean_of(name, group="normal", **where)
     return lambda result: [
         (c + 1 - a) / 2 for c, a in zip(caught(result), alarms(result), strict=True)
     ]
@@ -719,11 +726,7 @@ def best(*effects: Effect) -> Effect:
 
 def at_percentile(way: str, percentile: float) -> Effect:
     """Balanced accuracy of the OR rule for observed anomalies at a percentile."""
-    caught = mean_of("percentiles", way=way, percentile=percentile, group="observed")
-    alarms = mean_of("percentiles", way=way, percentile=percentile, group="normal")
-    return lambda result: [
-        (c + 1 - a) / 2 for c, a in zip(caught(result), alarms(result), strict=True)
-    ]
+    return from_flags("percentiles", "observed", way=way, percentile=percentile)
 
 
 def precision(series: str, **where: Any) -> Effect:

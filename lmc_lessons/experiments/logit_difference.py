@@ -29,7 +29,7 @@ from lmc_lessons.models import (
     state,
     unstack,
 )
-from lmc_lessons.results import Claim, Effect, Result, Series, gap
+from lmc_lessons.results import Claim, Effect, Result, Series, entry, gap
 from lmc_lessons.training import Loss, TrainConfig, train
 from lmc_lessons.unlearning.facts import (
     ANSWER,
@@ -748,37 +748,14 @@ def work(
 # Effects and claims
 
 
-def at(name: str, *ticks: Any) -> Effect:
-    """One number of a series per seed.
-
-    Args:
-        name: The series.
-        ticks: A tick on each of its axes.
-
-    Returns:
-        A function of a result; it raises ``KeyError`` where there is no such series or tick.
-    """
-
-    def effect(result: Result) -> list[float]:
-        series = result.series[name]
-        values = list(series.values)
-        for (axis, entries), tick in zip(series.axes.items(), ticks, strict=True):
-            if tick not in entries:
-                raise KeyError(f"{axis} {tick}")
-            values = [seed[entries.index(tick)] for seed in values]
-        return values
-
-    return effect
-
-
 def known(group: str, alpha: float = ALPHA, assistant: str = MAIN) -> Effect:
     """Accuracy of an unlearned model on a group, without a filter."""
-    return at("assistants", assistant, alpha, group, "accuracy")
+    return entry("assistants", assistant, alpha, group, "accuracy")
 
 
 def before(group: str) -> Effect:
     """The target's accuracy on a group."""
-    return at("networks", "target", group, "accuracy")
+    return entry("networks", "target", group, "accuracy")
 
 
 def best_change(result: Result) -> list[float]:
@@ -797,8 +774,8 @@ def best_change(result: Result) -> list[float]:
     pairs = [(m, s) for m in methods for s in steps]
     if not pairs:
         raise KeyError("changes")
-    forgot = [at("changes", *pair, "forget", "accuracy")(result) for pair in pairs]
-    left = [at("changes", *pair, "uncovered", "accuracy")(result) for pair in pairs]
+    forgot = [entry("changes", *pair, "forget", "accuracy")(result) for pair in pairs]
+    left = [entry("changes", *pair, "uncovered", "accuracy")(result) for pair in pairs]
     return [
         max((kept for gone, kept in zip(*seed, strict=True) if gone <= FORGOTTEN), default=0.0)
         for seed in zip(zip(*forgot, strict=True), zip(*left, strict=True), strict=True)
@@ -810,7 +787,7 @@ def late_first(assistant: str) -> Effect:
 
     def effect(result: Result) -> list[float]:
         first, *others = (
-            at("critical", assistant, letter)(result) for letter in range(1, ANSWER + 1)
+            entry("critical", assistant, letter)(result) for letter in range(1, ANSWER + 1)
         )
         rest = zip(*others, strict=True)
         return [f - sum(row) / len(row) for f, row in zip(first, rest, strict=True)]
@@ -822,7 +799,7 @@ def growing(name: str, *ticks: Any, steps: tuple[int, int]) -> Effect:
     """By how much the loss on forgotten answers rises between two steps."""
     early, late = steps
     tail = ("forget", "loss")
-    return gap(at(name, *ticks, late, *tail), at(name, *ticks, early, *tail))
+    return gap(entry(name, *ticks, late, *tail), entry(name, *ticks, early, *tail))
 
 
 def log_ratio(larger: str, smaller: str) -> Effect:
@@ -889,8 +866,8 @@ CLAIMS: tuple[Claim, ...] = (
         "after subtraction.",
         "ji2024uld",
         gap(
-            at("changes", "GA+GD", 100, "forget", "loss"),
-            at("assistants", MAIN, ALPHA, "forget", "loss"),
+            entry("changes", "GA+GD", 100, "forget", "loss"),
+            entry("assistants", MAIN, ALPHA, "forget", "loss"),
         ),
         margin=5.0,
         reason="more than the loss of a uniform guess, 3.4 nats",
@@ -915,8 +892,8 @@ CLAIMS: tuple[Claim, ...] = (
         "them.",
         "derived here",
         gap(
-            at("assistants", MAIN, ALPHA, "forget", "loss"),
-            at("networks", "retrained", "forget", "loss"),
+            entry("assistants", MAIN, ALPHA, "forget", "loss"),
+            entry("networks", "retrained", "forget", "loss"),
         ),
         margin=2.0,
         reason="a third of what pilots showed for such networks; alpha 1.5 was chosen in pilots",
@@ -981,8 +958,8 @@ CLAIMS: tuple[Claim, ...] = (
         "The filter changes the accuracy on what is to be forgotten little.",
         "derived here",
         gap(
-            at("alpha", "filtered", ALPHA, "forget", "accuracy"),
-            at("alpha", "none", ALPHA, "forget", "accuracy"),
+            entry("alpha", "filtered", ALPHA, "forget", "accuracy"),
+            entry("alpha", "none", ALPHA, "forget", "accuracy"),
         ),
         margin=0.05,
         reason="one letter of twenty",
@@ -1060,8 +1037,8 @@ CLAIMS: tuple[Claim, ...] = (
         "An assistant that remembers prompts and full stops as well takes full stops away.",
         "this lesson",
         gap(
-            at("assistants", MAIN, ALPHA, "forget", "full stop"),
-            at("assistants", "prompts remembered", ALPHA, "forget", "full stop"),
+            entry("assistants", MAIN, ALPHA, "forget", "full stop"),
+            entry("assistants", "prompts remembered", ALPHA, "forget", "full stop"),
         ),
         margin=0.5,
         reason="most of them",
@@ -1073,8 +1050,8 @@ CLAIMS: tuple[Claim, ...] = (
         "than in a network that never saw it.",
         "derived here",
         gap(
-            at("assistants", MAIN, ALPHA, "forget", "least likely"),
-            at("networks", "retrained", "forget", "least likely"),
+            entry("assistants", MAIN, ALPHA, "forget", "least likely"),
+            entry("networks", "retrained", "forget", "least likely"),
         ),
         margin=0.2,
         reason="far above the one in 26 of chance",

@@ -20,7 +20,6 @@ from lmc_lessons.detection.refinement import (
     Trim,
     Weighted,
     architecture,
-    balanced_accuracy,
     candidates,
     container,
     discriminate,
@@ -328,13 +327,6 @@ def test_either_criterion_suffices() -> None:
     likelihood = torch.tensor([[-1.0, -1.0, -9.0, -9.0]])
     flags = either(errors, likelihood, torch.tensor([0.5]), torch.tensor([-5.0]))
     assert flags.tolist() == [[False, True, True, True]]
-
-
-def test_balanced_accuracy_by_counting() -> None:
-    normal, anomalous = torch.tensor([True, False, False, False]), torch.tensor([True, False])
-    assert float(balanced_accuracy(normal, anomalous)) == pytest.approx((0.75 + 0.5) / 2)
-    with pytest.raises(ValueError, match="at least one normal"):
-        balanced_accuracy(normal[:0], anomalous)
 
 
 # --- Iterative refinement -------------------------------------------------------------------------

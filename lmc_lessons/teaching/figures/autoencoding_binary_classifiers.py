@@ -26,13 +26,12 @@ from lmc_lessons.experiments.autoencoding_binary_classifiers import (
     PLANE_CLASSIFIER,
     PLANE_RECIPE,
     SIDE_LOSSES,
-    entry,
     hidden,
     labelled,
     unlabelled,
 )
 from lmc_lessons.models import Params, build, predict_stacked
-from lmc_lessons.results import Effect, Result
+from lmc_lessons.results import Effect, Result, entry
 from lmc_lessons.teaching.figures import (
     BLUE,
     GREY,

@@ -10,8 +10,8 @@ import numpy as np
 from IPython.display import HTML
 from numpy.typing import NDArray
 
-from lmc_lessons.experiments.logit_difference import ALPHA, GROUPS, MAIN, QUANTITIES, at
-from lmc_lessons.results import Result
+from lmc_lessons.experiments.logit_difference import ALPHA, GROUPS, MAIN, QUANTITIES
+from lmc_lessons.results import Result, entry
 from lmc_lessons.teaching.figures import BLUE, GREEN, GREY, LOOKS, ORANGE, PINK, averaged, style
 from lmc_lessons.teaching.figures import mean_with_interval as curve
 from lmc_lessons.teaching.interactive import static_figure, step_explorer
@@ -194,7 +194,7 @@ def losses(result: Result, methods: Sequence[str]) -> HTML:
         if name in methods
     }
     rows[MAIN] = _values(result, "growth", "loss")[..., where]
-    never = float(np.mean(at("networks", "retrained", "forget", "loss")(result)))
+    never = float(np.mean(entry("networks", "retrained", "forget", "loss")(result)))
     told = []
     with style():
         fig, ax = plt.subplots(figsize=(6.4, 3.4))
@@ -230,9 +230,9 @@ def assistants_table(result: Result, alpha: float = ALPHA) -> HTML:
     groups = ("forget", "shown paraphrases", "new paraphrases", "uncovered")
     rows = []
     for name in result.series["assistants"].axes["assistant"]:
-        found = [np.mean(at("assistants", name, alpha, g, "accuracy")(result)) for g in groups]
-        stops = np.mean(at("assistants", name, alpha, "forget", "full stop")(result))
-        first, *rest = (np.mean(at("critical", name, k)(result)) for k in (1, 2, 3))
+        found = [np.mean(entry("assistants", name, alpha, g, "accuracy")(result)) for g in groups]
+        stops = np.mean(entry("assistants", name, alpha, "forget", "full stop")(result))
+        first, *rest = (np.mean(entry("critical", name, k)(result)) for k in (1, 2, 3))
         cells = [f"{100 * value:.0f}" for value in (*found, stops)]
         rows.append([name, *cells, f"{first:.2f}", f"{np.mean(rest):.2f}"])
     titles = ["assistant", "forget", "shown par.", "new par.", "uncovered", "full stops"]

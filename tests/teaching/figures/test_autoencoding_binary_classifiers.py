@@ -15,7 +15,7 @@ from IPython.display import HTML
 from numpy.testing import assert_allclose
 
 from lmc_lessons.experiments import autoencoding_binary_classifiers as lesson
-from lmc_lessons.results import Result, Series
+from lmc_lessons.results import Result, Series, entry
 from lmc_lessons.teaching.figures import autoencoding_binary_classifiers as figures
 
 matplotlib.use("Agg")
@@ -102,10 +102,10 @@ def test_growth_scales_and_contamination_draw_means(axes: list[Any]) -> None:
     growth, scales, hidden = axes
     errors = {line.get_label(): line.get_ydata() for line in growth.get_lines()}
     epochs = lesson.snapshots(CONFIG)
-    wanted = [np.mean(lesson.entry("error", "ABC mean", 50, e)(result)) for e in epochs]
+    wanted = [np.mean(entry("error", "ABC mean", 50, e)(result)) for e in epochs]
     assert_allclose(errors["ABC mean"], wanted)
     known = next(line for line in scales.get_lines() if line.get_label() == "known anomalies")
-    wanted = [np.mean(lesson.entry("scales", s, "known")(result)) for s in CONFIG.scales]
+    wanted = [np.mean(entry("scales", s, "known")(result)) for s in CONFIG.scales]
     assert_allclose(known.get_ydata(), wanted)
     lines = {line.get_label(): line.get_ydata() for line in hidden.get_lines()}
     wanted = [np.mean(lesson.hidden("PUAE", s)(result)) for s in CONFIG.contamination]
@@ -124,7 +124,7 @@ def test_tables_hold_means() -> None:
         assert f"{np.mean(lesson.labelled(name, 50, 'known')(result)):.3f}" in table
     assert f"{np.mean(lesson.unlabelled('LOF', 'unknown')(other)):.3f}" in table
     sides = figures.sides_table(result).data
-    wanted = np.mean(lesson.entry("sides", "sine", "classifier", "unknown")(result))
+    wanted = np.mean(entry("sides", "sine", "classifier", "unknown")(result))
     assert f"{wanted:.3f}" in sides
 
 
@@ -139,7 +139,7 @@ def test_two_lengths_of_training_stand_side_by_side() -> None:
     row = next(part for part in table.split("<tr>") if ">ABC scale 3<" in part)
     cells = re.findall(r"<td[^>]*>([0-9.]+)<", row)
     wanted = [
-        f"{np.mean(lesson.entry('scales', 3.0, kind)(run)):.3f}"
+        f"{np.mean(entry('scales', 3.0, kind)(run)):.3f}"
         for kind in ("known", "unknown")
         for run in (short, longer)
     ]
